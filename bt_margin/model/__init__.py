@@ -1,0 +1,1 @@
+"""What exists: instruments, prices, accounts, ledger entries, assessments. Frozen values, no I/O."""

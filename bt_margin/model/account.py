@@ -1,0 +1,197 @@
+"""An account: balances, positions, resting orders, and the ledger that made them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from bt_margin.errors import InputError, NotConserved
+from bt_margin.model.instrument import Instrument, Number
+from bt_margin.model.ledger import Entry, EntryKind, PositionKey
+from bt_margin.model.market import Market
+
+POSITION_MODES = ("net", "hedge")
+MARGIN_MODES = ("cash", "isolated", "cross")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """An open derivative position.
+
+    `size` is signed, in contracts. `margin` is what an isolated position has posted (OKX `margin`), zero in
+    cross. `realised` sums profit, fees and funding since the position was opened (OKX `realizedPnl`).
+    """
+
+    instrument: Instrument
+    margin_mode: str
+    side: str
+    size: float
+    entry_price: float
+    leverage: float
+    margin: float = 0.0
+    realised: float = 0.0
+
+    @property
+    def key(self) -> PositionKey:
+        return PositionKey(self.instrument.symbol, self.margin_mode, self.side)
+
+    @property
+    def symbol(self) -> str:
+        return self.instrument.symbol
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.size > 0 else -1
+
+    def notional(self, market: Market) -> Number:
+        """Value at the mark, in the settlement currency."""
+        return self.instrument.notional(self.size, market.mark(self.symbol))
+
+    def unrealised(self, market: Market) -> Number:
+        """Unrealised profit at the mark, in the settlement currency (OKX `upl`)."""
+        return self.instrument.pnl(self.size, self.entry_price, market.mark(self.symbol))
+
+    def initial_at_entry(self) -> float:
+        """Initial margin at the entry price: what isolated margin posts when it opens."""
+        return float(self.instrument.notional(self.size, self.entry_price)) / self.leverage
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A resting or contemplated order. `size` is positive: contracts, or coins for spot.
+
+    `price` is the limit; None means "at the market". `position_side` is net in one-way mode.
+    """
+
+    id: int
+    instrument: Instrument
+    side: str  # buy | sell
+    size: float
+    price: float | None
+    margin_mode: str  # cash (spot) | cross | isolated
+    position_side: str = "net"
+    leverage: float = 1.0
+    reduce_only: bool = False
+
+    @property
+    def symbol(self) -> str:
+        return self.instrument.symbol
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.side == "buy" else -1
+
+    @property
+    def key(self) -> PositionKey:
+        return PositionKey(self.instrument.symbol, self.margin_mode, self.position_side)
+
+    @property
+    def closes(self) -> bool:
+        """True when the order can only reduce: reduce-only, or against its side in hedge mode."""
+        return self.reduce_only or (self.position_side, self.side) in (("long", "sell"), ("short", "buy"))
+
+
+class Account:
+    """Balances by currency, positions, orders, ledger. `apply` is the only mutator of money and contracts."""
+
+    def __init__(self, balances: Mapping[str, float] | None = None, position_mode: str = "net") -> None:
+        if position_mode not in POSITION_MODES:
+            raise InputError(f"position_mode: expected one of {', '.join(POSITION_MODES)}, found {position_mode!r}")
+        self.position_mode = position_mode
+        self.balances: dict[str, float] = {}
+        self.positions: dict[PositionKey, Position] = {}
+        self.orders: dict[int, Order] = {}
+        self.fund: dict[str, float] = {}
+        self.ledger: list[Entry] = []
+        self.opening: dict[str, float] = {}
+        for currency, amount in (balances or {}).items():
+            if not math.isfinite(amount):
+                raise InputError(f"balances.{currency}: expected a finite amount, found {amount!r}")
+            self.balances[currency] = self.opening[currency] = float(amount)
+
+    def balance(self, currency: str) -> float:
+        """Cash of a currency (OKX `cashBal`): isolated margin has left it, unrealised profit is not in it."""
+        return self.balances.get(currency, 0.0)
+
+    def held(self, margin_mode: str) -> Iterator[Position]:
+        """Positions of one margin mode, by symbol and side, so that every walk repeats exactly."""
+        for key in sorted(self.positions):
+            if key.margin_mode == margin_mode:
+                yield self.positions[key]
+
+    def place(self, order: Order) -> None:
+        """Put an order among the resting ones (or replace it, after a partial fill)."""
+        self.orders[order.id] = order
+
+    def withdraw(self, order_id: int) -> Order | None:
+        """Take a resting order away; None when it is not there."""
+        return self.orders.pop(order_id, None)
+
+    def adopt(self, position: Position) -> None:
+        """Take in a position as it stands (the position builder's books start from positions, not trades)."""
+        if position.key in self.positions:
+            raise InputError(f"positions: {position.symbol} {position.margin_mode} {position.side} is there twice")
+        self.positions[position.key] = position
+        if position.margin:
+            settle = position.instrument.settle
+            self.opening[settle] = self.opening.get(settle, 0.0) + position.margin
+
+    def apply(self, entry: Entry) -> None:
+        """Book an entry: cash, contracts, isolated margin and the fund, all or nothing."""
+        if not all(math.isfinite(x) for x in (entry.cash, entry.margin, entry.fund, entry.size, entry.price)):
+            raise NotConserved(f"ledger: an amount is not finite in {entry}")
+        if entry.kind is EntryKind.TRANSFER and entry.cash + entry.margin + entry.fund != 0.0:
+            raise NotConserved(f"ledger: a transfer does not sum to zero: {entry}")
+        if entry.key is not None:
+            self._apply_to_position(entry.key, entry)
+        if entry.cash:
+            self.balances[entry.currency] = self.balances.get(entry.currency, 0.0) + entry.cash
+        if entry.fund:
+            self.fund[entry.currency] = self.fund.get(entry.currency, 0.0) + entry.fund
+        self.ledger.append(entry)
+
+    def _apply_to_position(self, key: PositionKey, entry: Entry) -> None:
+        position = self.positions.get(key)
+        if position is None:
+            if entry.kind is not EntryKind.TRADE or entry.instrument is None or entry.leverage <= 0:
+                raise NotConserved(f"ledger: no position {key} for {entry}")
+            position = Position(entry.instrument, key.margin_mode, key.side, 0.0, entry.price, entry.leverage)
+        size, price = position.size, position.entry_price
+        if entry.size:
+            before, size = size, position.instrument.snap(size + entry.size)
+            if before * size < 0:
+                raise NotConserved(f"ledger: one trade may not flip a position: {entry}")
+            if abs(size) > abs(before):
+                unit = position.instrument.contract_size
+                price = position.instrument.payoff.average(
+                    abs(before) * unit, price, abs(entry.size) * unit, entry.price
+                )
+        realised = position.realised
+        if entry.kind in (EntryKind.TRADE, EntryKind.FEE, EntryKind.FUNDING, EntryKind.PENALTY):
+            realised += entry.total
+        margin = position.margin + entry.margin
+        if size == 0.0 and margin == 0.0:
+            self.positions.pop(key, None)
+            return
+        self.positions[key] = replace(
+            position,
+            size=size,
+            entry_price=price,
+            margin=margin,
+            leverage=entry.leverage or position.leverage,
+            realised=realised,
+        )
+
+    def conservation_gap(self) -> dict[str, float]:
+        """Opening balances + all entries - closing balances, per currency: zero up to rounding."""
+        closing: dict[str, list[float]] = {currency: [amount] for currency, amount in self.balances.items()}
+        for position in self.positions.values():
+            closing.setdefault(position.instrument.settle, []).append(position.margin)
+        flows: dict[str, list[float]] = {currency: [amount] for currency, amount in self.opening.items()}
+        for entry in self.ledger:
+            flows.setdefault(entry.currency, []).append(entry.total)
+        return {
+            currency: math.fsum(flows.get(currency, [])) - math.fsum(closing.get(currency, []))
+            for currency in sorted({*closing, *flows})
+        }

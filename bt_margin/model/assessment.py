@@ -1,0 +1,194 @@
+"""What a judgement says, with every number's named parts. Values only; `to_dict` gives the public JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from bt_margin.model.instrument import Number
+
+SAFE, WARNING, LIQUIDATION = "safe", "warning", "liquidation"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One named part of what a pool must hold, in the pool's currency.
+
+    `initial` opens positions and orders, `maintenance` keeps them, `fee` is the liquidation fee they would pay.
+    """
+
+    name: str
+    unit: str
+    initial: Number
+    maintenance: Number
+    fee: Number
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """One pool's judgement. `margin_ratio` is None when nothing is required; it falls as danger rises."""
+
+    name: str
+    currency: str
+    equity: float
+    initial_margin: float
+    maintenance_margin: float
+    liquidation_fee: float
+    available: float
+    margin_ratio: float | None
+    state: str
+    charges: tuple[Charge, ...]
+    equity_parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def requirement(self) -> float:
+        """Maintenance margin + liquidation fee: equity at or below it means liquidation."""
+        return self.maintenance_margin + self.liquidation_fee
+
+
+@dataclass(frozen=True, slots=True)
+class CurrencyReport:
+    currency: str
+    balance: float
+    equity: float
+    in_use: float
+    frozen: float
+    free_margin: float
+    available_balance: float
+    available_equity: float
+    liability: float
+    interest: float
+    potential_borrow: float
+    unrealised_pnl: float
+    leverage: float
+    discounted_equity_usd: float | None
+    equity_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class PositionReport:
+    symbol: str
+    margin_mode: str
+    position_side: str
+    contracts: float
+    entry_price: float
+    mark_price: float
+    notional: float
+    notional_usd: float
+    unrealised_pnl: float
+    unrealised_pnl_ratio: float
+    margin: float
+    initial_margin: float
+    maintenance_margin: float
+    liquidation_fee: float
+    margin_ratio: float | None
+    trigger_price: float | None
+    liquidation_price: float | None
+    bankruptcy_price: float | None
+    break_even_price: float
+    leverage: float
+    tier: int
+    available_assets: float
+    delta: float
+    gamma: float
+    vega: float
+    theta: float
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReport:
+    symbol: str
+    side: str
+    amount: float
+    price: float | None
+    initial_margin: float
+    order_loss: float
+    fee: float
+    accepted: bool
+    reason: str
+    shortfall: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTotals:
+    equity_usd: float
+    adjusted_equity_usd: float | None
+    initial_margin_usd: float
+    maintenance_margin_usd: float
+    liquidation_fee_usd: float
+    available_usd: float
+    notional_usd: float
+    margin_ratio: float | None
+    leverage: float
+    idle_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReport:
+    """The whole account at one instant."""
+
+    mode: str
+    time: int
+    account: AccountTotals
+    pools: tuple[PoolReport, ...]
+    currencies: tuple[CurrencyReport, ...]
+    positions: tuple[PositionReport, ...]
+    orders: tuple[OrderReport, ...] = ()
+    evidence: tuple[Any, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def pool(self, name: str) -> PoolReport | None:
+        return next((pool for pool in self.pools if pool.name == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The public JSON shape; what does not exist is None, never NaN or infinity."""
+        body = {
+            "mode": self.mode,
+            "time": iso(self.time),
+            "account": asdict(self.account),
+            "pools": [
+                {
+                    **{k: v for k, v in asdict(pool).items() if k != "charges"},
+                    "charges": [asdict(charge) for charge in pool.charges],
+                }
+                for pool in self.pools
+            ],
+            "currencies": [asdict(row) for row in self.currencies],
+            "positions": [asdict(row) for row in self.positions],
+            "orders": [asdict(row) for row in self.orders],
+            "risk_units": [],
+            "evidence": [asdict(row) for row in self.evidence],
+            "warnings": list(self.warnings),
+        }
+        return _clean(body)  # type: ignore[no-any-return]
+
+
+def ratio(equity: float, requirement: float) -> float | None:
+    """equity / requirement; None when nothing is required."""
+    return equity / requirement if requirement > 0 else None
+
+
+def state_of(margin_ratio: float | None, warning: float, liquidation: float) -> str:
+    """safe above the warning level, liquidation at or below the liquidation level."""
+    if margin_ratio is None or margin_ratio > warning:
+        return SAFE
+    return WARNING if margin_ratio > liquidation else LIQUIDATION
+
+
+def iso(time: int) -> str:
+    """ms since 1970 as ISO text in UTC, to the second."""
+    return datetime.fromtimestamp(time / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

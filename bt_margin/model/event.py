@@ -1,0 +1,80 @@
+"""What happened that a user wants to hear of. Each event carries the report that caused it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bt_margin.model.assessment import AccountReport
+from bt_margin.model.ledger import PositionKey
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something at an instant (ms UTC), in a pool, with the account as it was judged just before."""
+
+    time: int
+    pool: str
+    report: AccountReport
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Warned(Event):
+    """The margin ratio fell to the warning level (300 %)."""
+
+    margin_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersCancelled(Event):
+    """Orders that add risk were cancelled before liquidation."""
+
+    orders: tuple[int, ...]
+    margin_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced(Event):
+    """A forced order closed part of a pool's exposure; the pool goes on."""
+
+    key: PositionKey
+    size: float  # signed change in contracts
+    price: float
+    pnl: float
+    fee: float
+    penalty: float
+    margin_ratio: float
+    step: str
+    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver(Event):
+    """Everything the pool held was closed by force. `refund` is what the insurance fund paid."""
+
+    keys: tuple[PositionKey, ...]
+    margin_ratio: float
+    loss: float  # equity before the takeover that is gone after it
+    refund: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bankrupt(Event):
+    """The insurance fund restored a negative balance to zero."""
+
+    currency: str
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Event):
+    """An order that could not open, with the venue's reason and what was missing."""
+
+    order: int
+    symbol: str
+    reason: str
+    shortfall: float
+    largest_size: float

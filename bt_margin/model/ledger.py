@@ -1,0 +1,56 @@
+"""The ledger: what happened to money and contracts, one immutable entry at a time.
+
+An account is the fold of its entries. `cash` and `margin` are the changes of the currency's cash balance and of
+the isolated margin that a position holds; their sum is what the account gained. `fund` is the change of the
+insurance fund, the venue's unlimited account, which may go negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from bt_margin.model.instrument import Instrument
+
+
+class EntryKind(StrEnum):
+    DEPOSIT = "deposit"  # money from (or to) outside
+    TRADE = "trade"  # contracts or coins change hands; realised profit
+    FEE = "fee"  # trading fee, closing fee of a forced order
+    PENALTY = "penalty"  # liquidation penalty, paid to the insurance fund
+    FUNDING = "funding"
+    TRANSFER = "transfer"  # between cash and the margin of an isolated position: sums to zero
+    CLAWBACK = "clawback"  # the insurance fund restores a negative balance to exactly zero
+
+
+class PositionKey(NamedTuple):
+    """What makes a position one of its own: the contract, how it is margined, and its side in hedge mode."""
+
+    symbol: str
+    margin_mode: str  # cross | isolated
+    side: str  # net | long | short
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One booking. Amounts are in `currency`, signed from the account's point of view."""
+
+    time: int  # ms since 1970, UTC
+    kind: EntryKind
+    currency: str
+    cash: float = 0.0
+    margin: float = 0.0
+    fund: float = 0.0
+    key: PositionKey | None = None
+    instrument: Instrument | None = None
+    size: float = 0.0  # signed change in contracts (derivatives) or coins (spot)
+    price: float = 0.0
+    leverage: float = 0.0  # above zero: the position's leverage setting from here on
+    order: int = 0  # the order that caused it, 0 for none
+    note: str = ""
+
+    @property
+    def total(self) -> float:
+        """What the account gained in `currency`."""
+        return self.cash + self.margin

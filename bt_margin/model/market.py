@@ -1,0 +1,141 @@
+"""Prices at one instant, or at many. A missing price raises; what stands in is counted and named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bt_margin.errors import MissingPrice
+from bt_margin.model.instrument import Kind, Number, parse
+
+STABLECOINS = ("USDT", "USDC", "USD")
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Marks judge, last prices trade, index prices refer.
+
+    Every price is a float or a 1-D array over instants. `stand_ins` counts, by sentence, each time another
+    price stood in; with `strict` nothing stands in and MissingPrice is raised.
+    """
+
+    time: int  # ms since 1970, UTC
+    marks: Mapping[str, Number] = field(default_factory=dict)
+    lasts: Mapping[str, Number] = field(default_factory=dict)
+    indexes: Mapping[str, Number] = field(default_factory=dict)  # by pair; "USDT/USD" for a currency
+    strict: bool = False
+    stand_ins: Counter[str] = field(default_factory=Counter, compare=False)
+
+    def mark(self, symbol: str) -> Number:
+        """The mark price; stands in: the last trade of the same symbol."""
+        price = self.marks.get(symbol)
+        if price is None:
+            price = self._stand_in(symbol, "mark", ((self.lasts, symbol, "last trade"),))
+        return price
+
+    def last(self, symbol: str) -> Number:
+        """The last traded price; stands in: the mark."""
+        price = self.lasts.get(symbol)
+        if price is None:
+            price = self._stand_in(symbol, "last price", ((self.marks, symbol, "mark"),))
+        return price
+
+    def index(self, pair: str) -> Number:
+        """The index of a pair such as BTC/USDT; stands in: the spot pair, then the perpetual's mark."""
+        price = self.indexes.get(pair)
+        if price is None:
+            quote = pair.partition("/")[2]
+            swap = f"{pair}:{quote}"
+            price = self._stand_in(
+                pair,
+                "index",
+                ((self.lasts, pair, "last trade of the spot pair"), (self.marks, pair, "mark of the spot pair"),
+                 (self.marks, swap, "mark of the perpetual"), (self.lasts, swap, "last trade of the perpetual")),
+            )
+        return price
+
+    def usd(self, currency: str) -> Number:
+        """USD value of one unit of a currency, through the index of its USD, USDT or USDC pair."""
+        if currency == "USD":
+            return 1.0
+        direct = self.indexes.get(f"{currency}/USD")
+        if direct is not None:
+            return direct
+        if currency in STABLECOINS:
+            return self._noted(f"USD price of {currency}: 1", 1.0, f"{currency}/USD")
+        for quote in ("USDT", "USDC"):
+            pair = f"{currency}/{quote}"
+            if any(
+                key in prices
+                for prices in (self.indexes, self.lasts, self.marks)
+                for key in (pair, f"{pair}:{quote}")
+            ):
+                return self.index(pair) * self.usd(quote)
+        raise MissingPrice(
+            f"prices.index: expected an index for {currency}/USD or {currency}/USDT, found none at {self.time}; "
+            "add one, or a feed of the spot pair"
+        )
+
+    def price(self, symbol: str) -> Number:
+        """What a position in `symbol` is judged at: the mark of a derivative, the last trade of a spot pair."""
+        return self.last(symbol) if parse_kind(symbol) is Kind.SPOT else self.mark(symbol)
+
+    def at(self, time: int, marks: Mapping[str, Number], lasts: Mapping[str, Number] | None = None) -> Market:
+        """The same market with other marks (and last prices) at another time."""
+        return replace(self, time=time, marks=marks, lasts=self.lasts if lasts is None else lasts)
+
+    def toward(self, other: Market, share: float) -> Market:
+        """The instant `share` of the way to `other`: all prices move together in a straight line."""
+        if share >= 1.0:
+            return other
+        time = self.time + round((other.time - self.time) * share)
+        return replace(
+            other,
+            time=time,
+            marks=_blend(self.marks, other.marks, share),
+            lasts=_blend(self.lasts, other.lasts, share),
+            indexes=_blend(self.indexes, other.indexes, share),
+        )
+
+    def _stand_in(
+        self, symbol: str, what: str, candidates: Iterable[tuple[Mapping[str, Number], str, str]]
+    ) -> Number:
+        for prices, key, name in candidates:
+            price = prices.get(key)
+            if price is not None:
+                return self._noted(f"{what} of {symbol}: {name}", price, symbol)
+        raise MissingPrice(
+            f"prices: expected a {what} for {symbol}, found none at {self.time}; add it to the book or the feeds"
+        )
+
+    def _noted(self, sentence: str, price: Number, symbol: str) -> Number:
+        if self.strict:
+            raise MissingPrice(f"strict: {symbol} has no price of its own ({sentence} would stand in); supply it")
+        self.stand_ins[sentence] += 1
+        return price
+
+
+def _blend(start: Mapping[str, Number], end: Mapping[str, Number], share: float) -> dict[str, Number]:
+    return {key: start.get(key, value) + (value - start.get(key, value)) * share for key, value in end.items()}
+
+
+def parse_kind(symbol: str) -> Kind:
+    """The kind of a symbol; anything that is not a unified symbol is a plain asset, held like spot."""
+    cached = _KINDS.get(symbol)
+    if cached is None:
+        cached = _KINDS[symbol] = parse(symbol).kind if "/" in symbol else Kind.SPOT
+    return cached
+
+
+_KINDS: dict[str, Kind] = {}
+
+
+def check_price(price: Number, what: str) -> Number:
+    """A finite positive price, or MissingPrice."""
+    array = np.asarray(price, dtype=float)
+    if not np.all(np.isfinite(array)) or np.any(array <= 0):
+        raise MissingPrice(f"{what}: expected a finite price above zero, found {price!r}; repair the data")
+    return price
