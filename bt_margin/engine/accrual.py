@@ -1,0 +1,102 @@
+"""Funding due between two instants, and who pays it from where.
+
+Sources: rule book section 8; recorded DEMO-FUNDING-ISO-LONG-1..3, DEMO-FUNDING-CROSS-SHORT-1..3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bt_margin.errors import InputError
+from bt_margin.model.account import Account, Position
+from bt_margin.model.ledger import Entry, EntryKind
+from bt_margin.model.market import Market
+from bt_margin.modes.assess import account_pools
+from bt_margin.modes.base import judge
+from bt_margin.rules.book import Rules
+
+HOUR = 3_600_000
+NEAR = 60_000  # the venue takes up to a minute to assess; a rate stamped within it belongs to that settlement
+
+
+@dataclass(frozen=True)
+class FundingSeries:
+    """Settled rates of one perpetual: `times` int64 ms (settlement), `rates` fractions; positive: longs pay."""
+
+    times: NDArray[np.int64]
+    rates: NDArray[np.float64]
+    of: str = ""  # the contract whose rates these are, when another's stand in
+
+    def __post_init__(self) -> None:
+        if len(self.times) != len(self.rates):
+            raise InputError(f"funding: {len(self.times)} times but {len(self.rates)} rates")
+        if len(self.times) > 1 and np.any(np.diff(self.times) <= 0):
+            raise InputError("funding: settlement times must rise strictly")
+        if not np.all(np.isfinite(self.rates)):
+            raise InputError("funding: a rate is not finite; drop the row or repair it")
+
+
+def settlements(
+    series: FundingSeries | None, interval_hours: float, start: int, end: int
+) -> Iterator[tuple[int, float | None]]:
+    """Settlement times in (start, end] with their rate, None where the venue's clock strikes without one."""
+    due: dict[int, float | None] = {}
+    if series is not None and len(series.times):
+        first, last = np.searchsorted(series.times, [start, end], side="right")
+        for i in range(int(first), int(last)):
+            due[int(series.times[i])] = float(series.rates[i])
+    step = int(interval_hours * HOUR)
+    for tick in range((start // step + 1) * step, end + 1, step):
+        if series is None or not len(series.times):
+            due[tick] = None
+            continue
+        i = int(np.searchsorted(series.times, tick))
+        near = min(
+            (abs(int(series.times[j]) - tick) for j in (i - 1, i) if 0 <= j < len(series.times)),
+            default=NEAR + 1,
+        )
+        if near > NEAR:
+            due[tick] = None
+    yield from sorted(due.items())
+
+
+def funding_entries(
+    account: Account, position: Position, rate: float, time: int, market: Market, rules: Rules
+) -> list[Entry]:
+    """Book one settlement of one position: value at the mark x rate; positive rates are paid by longs.
+
+    Since 2024-07-01 in full: isolated out of (into) the position's margin, cross out of cash. Before, a payer was
+    charged only down to a ratio of 1, an isolated one from free cash first; receivers were credited to cash.
+    """
+    settle = position.instrument.settle
+    amount = -position.sign * float(position.notional(market)) * rate
+
+    def entry(cash: float = 0.0, margin: float = 0.0) -> Entry:
+        return Entry(
+            time, EntryKind.FUNDING, settle, cash=cash, margin=margin, key=position.key,
+            price=float(market.mark(position.symbol)), note=f"rate {rate:.6%}",
+        )
+
+    if amount == 0.0:
+        return []
+    isolated = position.margin_mode == "isolated"
+    if rules.funding(position.symbol).collection == "full":
+        return [entry(margin=amount) if isolated else entry(cash=amount)]
+    if amount > 0:
+        return [entry(cash=amount)]
+    due = -amount
+    entries = []
+    if isolated:
+        from_cash = min(due, max(0.0, account.balance(settle)))
+        if from_cash:
+            entries.append(entry(cash=-from_cash))
+        due -= from_cash
+    pool = next(p for p in account_pools(account) if any(q.key == position.key for q in p.positions))
+    due = min(due, max(0.0, float(judge(pool, market, rules).gap)))
+    if due:
+        entries.append(entry(margin=-due) if isolated else entry(cash=-due))
+    return entries

@@ -1,0 +1,386 @@
+"""The position builder: what a book requires, mode by mode, and what if the market moved.
+
+Books enter as dicts (the JSON file of `bt-margin margin`, schema in the README) or as dumps of ccxt's OKX replies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from bt_margin.engine import orders as order_rules
+from bt_margin.errors import BtMarginError, InputError, NotSupported
+from bt_margin.model.account import MARGIN_MODES, Account, Order, Position
+from bt_margin.model.assessment import AccountReport, iso
+from bt_margin.model.instrument import Instrument
+from bt_margin.model.market import Market
+from bt_margin.modes import MODES, PLANNED, mode_named
+from bt_margin.modes.assess import account_pools, assess
+from bt_margin.modes.base import judge
+from bt_margin.rules.book import RuleBook, Rules, load_rules
+
+DEFAULT_SHIFTS = tuple(round(x / 100, 2) for x in range(-50, 55, 5))
+
+
+class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    pass
+
+
+class PositionRow(_Strict):
+    symbol: str
+    margin_mode: str = "cross"
+    contracts: float | None = None
+    entry_price: float | None = None
+    leverage: float | None = None
+    position_side: Literal["net", "long", "short"] = "net"
+    margin: float | None = None
+    # spot-margin positions, not built yet; known so that they are refused by name, not as a typing error
+    direction: str | None = None
+    margin_currency: str | None = None
+    assets: float | None = None
+    liability: float | None = None
+    interest: float | None = None
+
+
+class OrderRow(_Strict):
+    symbol: str
+    side: Literal["buy", "sell"]
+    amount: float
+    price: float | None = None
+    margin_mode: str | None = None
+    leverage: float | None = None
+    position_side: Literal["net", "long", "short"] = "net"
+    reduce_only: bool = False
+
+
+class Prices(_Strict):
+    mark: dict[str, float] = {}
+    last: dict[str, float] = {}
+    index: dict[str, float] = {}
+    vol: dict[str, float] = {}
+    forward: dict[str, float] = {}
+
+
+class RulesRow(_Strict):
+    venue: str = "okx"
+    as_of: str | None = None
+    extrapolate: Literal["never", "nearest"] = "never"
+
+
+class BookFile(_Strict):
+    time: str
+    balances: dict[str, float] = {}
+    positions: list[PositionRow] = []
+    orders: list[OrderRow] = []
+    prices: Prices = Prices()
+    borrow: dict[str, Any] = {}
+    rules: RulesRow = RulesRow()
+    instruments: dict[str, dict[str, Any]] = {}
+    fees: dict[str, dict[str, float]] = {}
+    discounts: dict[str, list[list[float]]] = {}
+    borrow_tiers: dict[str, list[list[float]]] = {}
+    portfolio: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class StressRow:
+    """The account with every mark and last price moved by `shift` (-0.1 = 10 % down)."""
+
+    shift: float
+    equity_usd: float
+    margin_ratio: float | None
+    state: str
+
+
+class PositionBuilder:
+    """A book at one instant. Sizes are taken as given; lots bind orders only."""
+
+    def __init__(self, book: BookFile) -> None:
+        self._book = book
+        self._time = parse_time(book.time, "time")
+        as_of = self._time if book.rules.as_of is None else parse_time(book.rules.as_of, "rules.as_of")
+        rules: RuleBook = load_rules(book.rules.venue).overlay(instruments=book.instruments, fees=book.fees)
+        self._rules: Rules = rules.as_of(as_of, book.rules.extrapolate)
+
+    @classmethod
+    def from_dict(cls, book: Mapping[str, Any]) -> PositionBuilder:
+        """Read a book. Raises InputError with the key's path for anything unknown, missing or not finite."""
+        _check_numbers(book, "")
+        try:
+            return cls(msgspec.convert(dict(book), BookFile))
+        except msgspec.ValidationError as error:
+            raise InputError(f"book: {error}") from None
+
+    @classmethod
+    def from_ccxt(
+        cls,
+        positions: Sequence[Mapping[str, Any]],
+        balance: Mapping[str, Any],
+        *,
+        time: str | None = None,
+        rules: Mapping[str, Any] | None = None,
+    ) -> PositionBuilder:
+        """Read dumps of ccxt's OKX `fetch_positions()` and `fetch_balance()`.
+
+        Balances come from `info` (`cashBal`: ccxt's own `total` already holds unrealised profit), the sign of a
+        one-way position from `side`, USD prices of currencies from `eqUsd / eq`.
+        """
+        details = _path(balance, "balance", "info", "data", 0, "details")
+        stamp = time or _stamp(positions, balance)
+        book: dict[str, Any] = {
+            "time": stamp, "balances": {}, "positions": [], "prices": {"mark": {}, "index": {}},
+            "rules": dict(rules or {}),
+        }
+        for row in details:
+            book["balances"][row["ccy"]] = float(row["cashBal"])
+            equity, usd = float(row.get("eq") or 0), float(row.get("eqUsd") or 0)
+            if equity > 0 and usd > 0:
+                book["prices"]["index"][f"{row['ccy']}/USD"] = usd / equity
+        for row in positions:
+            contracts = row.get("contracts")
+            if not contracts:
+                continue
+            info = row.get("info", {})
+            side = info.get("posSide", "net")
+            sign = -1.0 if row["side"] == "short" and side == "net" else 1.0
+            entry: dict[str, Any] = {
+                "symbol": row["symbol"], "contracts": sign * float(contracts), "position_side": side,
+                "entry_price": float(row["entryPrice"]), "margin_mode": row["marginMode"],
+                "leverage": float(row["leverage"] or info.get("lever") or 0),
+            }
+            if row["marginMode"] == "isolated":
+                entry["margin"] = float(info.get("margin") or row.get("collateral") or 0)
+            book["positions"].append(entry)
+            book["prices"]["mark"][row["symbol"]] = float(row["markPrice"])
+        return cls.from_dict(book)
+
+    def report(self, mode: str) -> AccountReport:
+        """What the book requires in one mode. Raises where the mode refuses it."""
+        account, market = self._account(mode), self._market()
+        rows = tuple(order_rules.report(account, order, market, self._rules) for order in self._orders(account, mode))
+        for order in self._orders(account, mode):
+            account.place(order)
+        report = assess(account, mode_named(mode), market, self._rules, (), rows)
+        return replace(report, warnings=(*report.warnings, *_stood_in(report)))
+
+    def reports(self, mode: str | None = None) -> tuple[list[AccountReport], list[dict[str, str]]]:
+        """One mode (a refusal raises), or every mode: (reports, refused with reasons)."""
+        if mode is not None:
+            return [self.report(mode)], []
+        done: list[AccountReport] = []
+        refused: list[dict[str, str]] = []
+        for name in (*MODES, *PLANNED):
+            try:
+                done.append(self.report(name))
+            except NotSupported as error:
+                refused.append({"mode": name, "reason": str(error)})
+            except _Refused as error:
+                refused.append({"mode": name, "reason": str(error)})
+        if not done:
+            raise InputError(refused[0]["reason"])
+        return done, refused
+
+    def stress(self, mode: str, shifts: Iterable[float] = DEFAULT_SHIFTS) -> list[StressRow]:
+        """Move every price together and judge all instants at once; `margin_ratio` is the lowest of the pools."""
+        moves = np.asarray(sorted(shifts), dtype=float)
+        if np.any(moves <= -1) or not np.all(np.isfinite(moves)):
+            raise InputError("stress: shifts must be finite and above -1 (a fall of 100 % leaves no price)")
+        account, base = self._account(mode), self._market()
+        factor = 1.0 + moves
+
+        def moved(prices: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: price * factor for key, price in prices.items()}
+
+        market = Market(
+            base.time, moved(base.marks), moved(base.lasts),
+            {k: v if k.partition("/")[0] in ("USDT", "USDC", "USD") else v * factor
+             for k, v in base.indexes.items()},
+        )
+        lowest = np.full(moves.shape, np.inf)
+        equity = np.zeros(moves.shape)
+        level = self._rules.liquidation
+        for currency, amount in account.balances.items():
+            if amount:
+                equity = equity + amount * market.usd(currency)
+        for position in account.positions.values():
+            value = position.margin + position.unrealised(market)
+            equity = equity + value * market.usd(position.instrument.settle)
+        for pool in account_pools(account):
+            if pool.positions:
+                judgement = judge(pool, market, self._rules)
+                lowest = np.minimum(lowest, judgement.equity / judgement.requirement)
+        return [
+            StressRow(
+                float(shift), float(value), float(low) if math.isfinite(low) else None,
+                "liquidation" if low <= level.liquidation_ratio else
+                "warning" if low <= level.warning_ratio else "safe",
+            )
+            for shift, value, low in zip(moves, equity, lowest, strict=True)
+        ]
+
+    # -- from rows to values ------------------------------------------------------------------------------------
+
+    def _market(self) -> Market:
+        prices = self._book.prices
+        return Market(self._time, dict(prices.mark), dict(prices.last), dict(prices.index))
+
+    def _account(self, mode: str) -> Account:
+        mode_named(mode)
+        hedge = any(row.position_side != "net" for row in self._book.positions)
+        account = Account(self._book.balances, "hedge" if hedge else "net")
+        for currency, amount in account.balances.items():
+            if amount < 0:
+                raise _Refused(
+                    f"balances.{currency}: {mode} margin knows no debt, found {amount:g}; debts belong to the "
+                    "multi-currency and portfolio modes"
+                )
+        for i, row in enumerate(self._book.positions):
+            account.adopt(self._position(row, f"positions[{i}]", account, mode))
+        return account
+
+    def _position(self, row: PositionRow, path: str, account: Account, mode: str) -> Position:
+        instrument = self._instrument(row.symbol, path)
+        if instrument.is_spot or row.assets is not None or row.direction is not None:
+            raise NotSupported(f"{path}: spot-margin positions are not built yet; hold the coins in balances")
+        instrument.payoff  # noqa: B018  raises for products that are not built yet
+        if row.margin_mode not in ("cross", "isolated"):
+            raise InputError(f"{path}.margin_mode: expected cross or isolated, found {row.margin_mode!r}")
+        contracts = _needed(row.contracts, f"{path}.contracts")
+        entry = _positive(row.entry_price, f"{path}.entry_price")
+        leverage = self._leverage(row.leverage, row.symbol, f"{path}.leverage")
+        if contracts == 0:
+            raise InputError(f"{path}.contracts: expected a size, found 0; leave the position out")
+        if row.position_side != "net" and contracts < 0:
+            raise InputError(f"{path}.contracts: a {row.position_side} position takes a positive size in hedge mode")
+        size = -contracts if row.position_side == "short" else contracts
+        margin_mode, margin = row.margin_mode, 0.0
+        position = Position(instrument, margin_mode, row.position_side, size, entry, leverage)
+        if margin_mode == "isolated":
+            margin = _positive(row.margin, f"{path}.margin")
+        elif mode == "isolated":
+            margin_mode, margin = "isolated", position.initial_at_entry()
+            left = account.balance(instrument.settle) - margin
+            if left < 0:
+                raise _Refused(
+                    f"{path}: isolated margin of {margin:,.2f} {instrument.settle} exceeds the balance left for it"
+                )
+            account.balances[instrument.settle] = left
+            account.opening[instrument.settle] = account.opening.get(instrument.settle, 0.0) - margin
+        return replace(position, margin_mode=margin_mode, margin=margin)
+
+    def _orders(self, account: Account, mode: str) -> list[Order]:
+        orders = []
+        for i, row in enumerate(self._book.orders):
+            path = f"orders[{i}]"
+            instrument = self._instrument(row.symbol, path)
+            instrument.payoff  # noqa: B018
+            default = "cash" if instrument.is_spot else mode
+            margin_mode = row.margin_mode or default
+            if margin_mode not in MARGIN_MODES:
+                raise InputError(f"{path}.margin_mode: expected one of {', '.join(MARGIN_MODES)}, found {margin_mode!r}")
+            if instrument.is_spot and margin_mode != "cash":
+                raise NotSupported(f"{path}: spot-margin orders are not built yet; margin_mode must be cash")
+            if margin_mode == "cross" and mode == "isolated":
+                margin_mode = "isolated"
+            held = account.positions.get(
+                Order(0, instrument, row.side, 1.0, None, margin_mode, row.position_side).key
+            )
+            leverage = 1.0
+            if not instrument.is_spot:
+                given = row.leverage if row.leverage is not None else held.leverage if held else None
+                leverage = self._leverage(given, row.symbol, f"{path}.leverage")
+            price = None if row.price is None else _positive(row.price, f"{path}.price")
+            orders.append(
+                Order(i + 1, instrument, row.side, _positive(row.amount, f"{path}.amount"), price, margin_mode,
+                      row.position_side, leverage, row.reduce_only)
+            )
+        return orders
+
+    def _instrument(self, symbol: str, path: str) -> Instrument:
+        try:
+            return self._rules.instrument(symbol)
+        except InputError as error:
+            raise type(error)(f"{path}.symbol: {error}") from None
+
+    def _leverage(self, value: float | None, symbol: str, path: str) -> float:
+        leverage = _positive(value, path)
+        limit = self._rules.tiers(symbol).max_leverage
+        if leverage > limit:
+            raise InputError(f"{path}: expected at most {limit:g}, the maximum of {symbol}, found {leverage:g}")
+        return leverage
+
+
+class _Refused(InputError):
+    """This mode refuses the book; another may take it."""
+
+
+def parse_time(text: str, path: str) -> int:
+    """ISO text in UTC as ms since 1970; a bare date is 00:00. Raises InputError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: expected a UTC time such as 2025-10-10T21:20:00Z, found {text!r}") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def _stood_in(report: AccountReport) -> list[str]:
+    return [
+        f"rules: {row.table} {row.subject} stands in from {row.effective}, {row.extrapolated_days} days away"
+        for row in report.evidence
+        if row.extrapolated_days
+    ]
+
+
+def _check_numbers(value: Any, path: str) -> None:
+    """Every number finite, every price above zero; the path names the first that is not."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_numbers(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _check_numbers(item, f"{path}[{i}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{path}: expected a finite number, found {value}")
+    elif isinstance(value, (int, float)) and path.startswith("prices.") and value <= 0:
+        raise InputError(f"{path}: expected a price above zero, found {value}")
+
+
+def _needed(value: float | None, path: str) -> float:
+    if value is None:
+        raise InputError(f"{path}: expected a number, found nothing; add the key")
+    return value
+
+
+def _positive(value: float | None, path: str) -> float:
+    number = _needed(value, path)
+    if number <= 0:
+        raise InputError(f"{path}: expected a number above zero, found {number:g}")
+    return number
+
+
+def _path(value: Any, name: str, *keys: str | int) -> Any:
+    for key in keys:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            raise InputError(f"{name}: expected ccxt's OKX reply with {'.'.join(map(str, keys))}") from None
+    return value
+
+
+def _stamp(positions: Sequence[Mapping[str, Any]], balance: Mapping[str, Any]) -> str:
+    times = [row["timestamp"] for row in positions if row.get("timestamp")]
+    times += [int(row["uTime"]) for row in balance.get("info", {}).get("data", []) if row.get("uTime")]
+    if not times:
+        raise InputError("from_ccxt: no timestamp in the dumps; pass time=")
+    return iso(int(max(times)))
+
+
+__all__ = ["BtMarginError", "PositionBuilder", "StressRow", "parse_time"]

@@ -1,0 +1,181 @@
+"""May an order open, how much of it, and what was missing: the venue's checks at submission and at the fill.
+
+Sources: rule book section 6; recorded DEMO-LEVERAGE-LIMIT-*, DEMO-MAX-SIZE-*, DEMO-OVER-CLOSE-CLIP-1,
+DEMO-ORDER-FREEZE-*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bt_margin.model.account import Account, Order
+from bt_margin.model.assessment import OrderReport
+from bt_margin.model.market import Market
+from bt_margin.modes.base import judge
+from bt_margin.modes.cross import CROSS, reserved, spent_currency
+from bt_margin.modes.valuation import opening_parts, order_loss, order_price, taker
+from bt_margin.rules.book import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An order that could not be taken: the venue's reason, what was missing (in `currency`), the largest size."""
+
+    reason: str
+    shortfall: float = 0.0
+    currency: str = ""
+    largest_size: float = 0.0
+
+
+def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+    order = replace(order, size=order.instrument.floor(order.size))
+    if order.size <= 0:
+        return Refusal(f"size is below one lot of {order.instrument.lot:g}")
+    if order.instrument.is_spot:
+        return _funds(account, order, market, rules)
+    if order.closes:
+        position = account.positions.get(order.key)
+        held = 0.0 if position is None else -position.size * order.sign
+        if held <= 0:
+            return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
+        return replace(order, size=min(order.size, held))  # cut, not refused: DEMO-OVER-CLOSE-CLIP-1
+    refusal = _within_tiers(account, order, rules)
+    return refusal or _funds(account, order, market, rules)
+
+
+def opening(account: Account, order: Order) -> float:
+    """The part of the order that opens, given the position it meets."""
+    position = account.positions.get(order.key)
+    parts = opening_parts((position,) if position else (), (order,))
+    return parts[0][1] if parts else 0.0
+
+
+def _within_tiers(account: Account, order: Order, rules: Rules) -> Refusal | None:
+    """Position + same-side opening orders + this order may not exceed what the leverage allows (51004)."""
+    tiers = rules.tiers(order.symbol)
+    if order.leverage > tiers.max_leverage:
+        return Refusal(
+            f"leverage {order.leverage:g} is above the maximum {tiers.max_leverage:g} of {order.symbol} (59102)"
+        )
+    opens = opening(account, order)
+    if opens <= 0:
+        return None
+    position = account.positions.get(order.key)
+    held = max(0.0, position.size * order.sign) if position else 0.0
+    resting = sum(
+        size
+        for other, size in opening_parts(
+            (position,) if position else (), [o for o in account.orders.values() if o.key == order.key]
+        )
+        if other.side == order.side and other.id != order.id
+    )
+    limit = tiers.max_size(order.leverage)
+    if held + resting + opens > limit * (1 + 1e-12):
+        return Refusal(
+            f"position would exceed the {limit:g} contracts that leverage {order.leverage:g} allows (51004)",
+            largest_size=max(0.0, order.instrument.floor(limit - held - resting)),
+        )
+    return None
+
+
+def headroom(account: Account, order: Order | None, market: Market, rules: Rules, currency: str) -> float:
+    """What the currency could still spend with `order` among the resting ones; negative when it could not.
+
+    Free margin (cash + unrealised profit - in use) for cross derivatives; spot orders and isolated openings also
+    need it in cash, which unrealised profit is not.
+    """
+    trial = Account(position_mode=account.position_mode)
+    trial.balances, trial.positions = account.balances, account.positions
+    trial.orders = dict(account.orders)
+    if order is not None:
+        trial.orders[order.id] = order
+    pool = next((p for p in CROSS.pools(trial) if p.currency == currency), None)
+    if pool is None:
+        return 0.0
+    judgement = judge(pool, market, rules)
+    free = float(judgement.equity) - float(judgement.initial)
+    if order is None:
+        return free
+    if rules.orders.order_loss and order.margin_mode == "cross":
+        part = opening(account, order)
+        if part > 0:
+            free -= float(order_loss(replace(order, size=part), market))
+    if order.margin_mode in ("isolated", "cash"):
+        spot, isolated, _ = reserved(pool, market, rules)
+        fees = sum(
+            float(o.instrument.notional(o.size, order_price(o, market))) * taker(o.instrument, rules)
+            for o in pool.orders
+            if o.margin_mode == "isolated"
+        )
+        free = min(free, pool.cash - float(spot) - float(isolated) - fees)
+    return free
+
+
+def _funds(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    currency = spent_currency(order)
+    free = headroom(account, order, market, rules, currency)
+    tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
+    if free >= -tolerance or opening_is_free(account, order):
+        return order
+    largest = largest_affordable(account, order, market, rules)
+    what = f"{currency} to give" if order.instrument.is_spot else f"free margin in {currency}"
+    return Refusal(f"insufficient {what} (51008)", -free, currency, largest)
+
+
+def opening_is_free(account: Account, order: Order) -> bool:
+    """True for derivative orders that only reduce."""
+    return not order.instrument.is_spot and opening(account, order) <= 0
+
+
+def largest_affordable(account: Account, order: Order, market: Market, rules: Rules) -> float:
+    """The largest size of this order that funds and leverage limit allow, in whole lots.
+
+    Found by bisection over the check itself, so that it holds for every rule the check holds for.
+    Recorded DEMO-MAX-SIZE-1..6, DEMO-LEVERAGE-LIMIT-5.
+    """
+    currency = spent_currency(order)
+    instrument = order.instrument
+
+    def fits(size: float) -> bool:
+        trial = replace(order, size=size)
+        if not instrument.is_spot and _within_tiers(account, trial, rules) is not None:
+            return False
+        return headroom(account, trial, market, rules, currency) >= -1e-9 * max(
+            1.0, abs(account.balance(currency))
+        )
+
+    low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
+    if not instrument.is_spot:
+        ceiling = rules.tiers(order.symbol).max_size(order.leverage) * 2
+    else:
+        ceiling = 1e18
+    while fits(high) and high < ceiling:
+        low, high = high, instrument.floor(high * 2)
+    for _ in range(200):
+        middle = instrument.floor((low + high) / 2)
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
+    """How the venue would answer this order: the position builder's row."""
+    answer = check(account, order, market, rules)
+    refused = isinstance(answer, Refusal)
+    opens = opening(account, order)
+    spot = order.instrument.is_spot
+    value = float(order.instrument.notional(opens, order_price(order, market)))
+    return OrderReport(
+        symbol=order.symbol,
+        side=order.side,
+        amount=order.size,
+        price=order.price,
+        initial_margin=0.0 if spot else value / order.leverage,
+        order_loss=0.0 if spot or not opens else float(order_loss(replace(order, size=opens), market)),
+        fee=0.0 if spot else value * taker(order.instrument, rules),
+        accepted=not refused,
+        reason=answer.reason if isinstance(answer, Refusal) else "",
+        shortfall=answer.shortfall if isinstance(answer, Refusal) else 0.0,
+    )

@@ -1,0 +1,273 @@
+"""The whole account at one instant, with every number's parts: what reports, events and the builder show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.assessment import (
+    AccountReport,
+    AccountTotals,
+    CurrencyReport,
+    OrderReport,
+    PoolReport,
+    PositionReport,
+    ratio,
+    state_of,
+)
+from bt_margin.model.market import Market
+from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
+from bt_margin.modes.cross import CROSS, reserved, unrealised
+from bt_margin.modes.isolated import ISOLATED
+from bt_margin.modes.valuation import (
+    break_even_price,
+    held_tier,
+    opening_parts,
+    order_loss,
+    order_price,
+    position_initial,
+    positive_root,
+    taker,
+    trigger_price,
+)
+
+if TYPE_CHECKING:
+    from bt_margin.rules.book import Rules
+
+
+def account_pools(account: Account) -> list[Pool]:
+    """Every pool: isolated positions first, each alone, then the cross pools (rule book section 14)."""
+    return [*ISOLATED.pools(account), *CROSS.pools(account)]
+
+
+def assess(
+    account: Account,
+    mode: MarginMode,
+    market: Market,
+    rules: Rules,
+    extra_warnings: Sequence[str] = (),
+    orders: Iterable[OrderReport] | None = None,
+) -> AccountReport:
+    """Judge every pool and lay out the account. Raises where a price, tier or fee is missing."""
+    judged = [(pool, judge(pool, market, rules)) for pool in account_pools(account)]
+    pool_reports = tuple(_pool_report(pool, j, market, rules) for pool, j in judged)
+    positions = tuple(
+        _position_report(position, pool, j, market, rules) for pool, j in judged for position in pool.positions
+    )
+    currencies = tuple(
+        _currency_report(account, pool, j, market, rules) for pool, j in judged if pool.mode.name == "cross"
+    )
+    order_rows = tuple(_order_report(o, market, rules, account) for o in account.orders.values())
+    return AccountReport(
+        mode=mode.name,
+        time=market.time,
+        account=_totals(judged, pool_reports, currencies, positions, market),
+        pools=pool_reports,
+        currencies=currencies,
+        positions=positions,
+        orders=order_rows if orders is None else tuple(orders),
+        evidence=rules.evidence(),
+        warnings=(*extra_warnings, *(f"stand-in: {what}" for what in sorted(market.stand_ins))),
+    )
+
+
+def total_equity(account: Account, market: Market) -> float:
+    """Undiscounted USD value of everything: coins, isolated margin, unrealised profit (OKX `totalEq`)."""
+    total = 0.0
+    for currency, amount in account.balances.items():
+        if amount:
+            total += amount * float(market.usd(currency))
+    for position in account.positions.values():
+        value = position.margin + float(position.unrealised(market))
+        total += value * float(market.usd(position.instrument.settle))
+    return total
+
+
+def available(pool: Pool, market: Market, rules: Rules) -> float:
+    """What may still open, in the pool's currency, unclamped: equity less what positions and orders use."""
+    judgement = judge(pool, market, rules)
+    return float(judgement.equity) - float(judgement.initial)
+
+
+def _pool_report(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> PoolReport:
+    equity, requirement = float(judgement.equity), float(judgement.requirement)
+    margin_ratio = ratio(equity, requirement)
+    levels = rules.liquidation
+    state = state_of(margin_ratio, levels.warning_ratio, levels.liquidation_ratio) if pool.positions else "safe"
+    if pool.mode.name == "isolated":
+        parts = {"posted margin": pool.cash}
+        for position in pool.positions:
+            parts[f"unrealised profit {position.symbol}"] = float(position.unrealised(market))
+        free = 0.0  # profit of an isolated position opens nothing
+    else:
+        spot, isolated, fees = (float(x) for x in reserved(pool, market, rules))
+        parts = {"cash": pool.cash}
+        for position in pool.positions:
+            side = "" if position.side == "net" else f" {position.side}"
+            parts[f"unrealised profit {position.symbol}{side}"] = float(position.unrealised(market))
+        for name, amount in (("spot orders", spot), ("isolated orders", isolated), ("order fees", fees)):
+            if amount:
+                parts[name] = -amount
+        free = max(0.0, equity - float(judgement.initial))
+    return PoolReport(
+        pool.name,
+        pool.currency,
+        equity,
+        float(judgement.initial),
+        float(judgement.maintenance),
+        float(judgement.fee),
+        free,
+        margin_ratio,
+        state,
+        judgement.charges,
+        parts,
+    )
+
+
+def _currency_report(
+    account: Account, pool: Pool, judgement: Judgement, market: Market, rules: Rules
+) -> CurrencyReport:
+    """Source: recorded item 21: avail = cash + cross upl - imr - order fees; frozen = isolated equity + imr + fees."""
+    upl = float(unrealised(pool, market))
+    isolated = [p for p in account.held("isolated") if p.instrument.settle == pool.currency]
+    isolated_upl = sum(float(p.unrealised(market)) for p in isolated)
+    isolated_equity = sum(p.margin for p in isolated) + isolated_upl
+    in_use = float(judgement.initial) + sum(float(x) for x in reserved(pool, market, rules))
+    cross = pool.cash + upl
+    equity = cross + isolated_equity
+    notional = sum(float(p.notional(market)) for p in pool.positions)
+    free = max(0.0, cross - in_use)
+    return CurrencyReport(
+        currency=pool.currency,
+        balance=pool.cash,
+        equity=equity,
+        in_use=in_use,
+        frozen=isolated_equity + in_use,
+        free_margin=free,
+        available_balance=free,
+        available_equity=free,
+        liability=0.0,
+        interest=0.0,
+        potential_borrow=0.0,
+        unrealised_pnl=upl + isolated_upl,
+        leverage=notional / cross if cross > 0 else 0.0,
+        discounted_equity_usd=None,
+        equity_usd=equity * float(market.usd(pool.currency)) if equity else 0.0,
+    )
+
+
+def _position_report(
+    position: Position, pool: Pool, judgement: Judgement, market: Market, rules: Rules
+) -> PositionReport:
+    mark = float(market.mark(position.symbol))
+    fee = taker(position.instrument, rules)
+    tier = held_tier(position, pool.positions, rules)
+    notional = float(position.notional(market))
+    upl = float(position.unrealised(market))
+    equity, requirement = float(judgement.equity), float(judgement.requirement)
+    unit = position.instrument.contract_size
+    pool_tier = next(
+        (c.detail["rate"] for c in judgement.charges if c.unit == position.symbol), tier.maintenance
+    )
+    trigger = trigger_price(position, pool, equity, requirement, float(pool_tier), fee, mark)
+    return PositionReport(
+        symbol=position.symbol,
+        margin_mode=position.margin_mode,
+        position_side=position.side,
+        contracts=position.size,
+        entry_price=position.entry_price,
+        mark_price=mark,
+        notional=notional,
+        notional_usd=notional * float(market.usd(position.instrument.settle)),
+        unrealised_pnl=upl,
+        unrealised_pnl_ratio=upl / position.initial_at_entry(),
+        margin=position.margin,
+        initial_margin=float(position_initial(position, market)),
+        maintenance_margin=notional * tier.maintenance,
+        liquidation_fee=notional * fee,
+        margin_ratio=ratio(equity, requirement),
+        trigger_price=trigger,
+        liquidation_price=_displayed_price(position, pool, market, rules, tier.maintenance, fee, trigger),
+        bankruptcy_price=positive_root(
+            equity, sum(p.size for p in pool.positions if p.symbol == position.symbol) * unit, mark
+        ),
+        break_even_price=break_even_price(position, fee),
+        leverage=position.leverage,
+        tier=tier.number,
+        available_assets=abs(position.size),
+        delta=position.size * unit,
+        gamma=0.0,
+        vega=0.0,
+        theta=0.0,
+    )
+
+
+def _displayed_price(
+    position: Position, pool: Pool, market: Market, rules: Rules, rate: float, fee: float, trigger: float | None
+) -> float | None:
+    """OKX's `liqPx`: isolated one tick early (long + tick, short - tick); cross by held sizes alone, no tick,
+    orders ignored, none while the pool holds several underlyings. Source: recorded items 23 and 24."""
+    if position.margin_mode == "isolated":
+        tick = position.sign * position.instrument.tick
+        return None if trigger is None or trigger + tick <= 0 else trigger + tick
+    if any(p.symbol != position.symbol for p in pool.positions):
+        return None
+    bare = Pool(pool.name, pool.mode, pool.currency, pool.cash, pool.positions)
+    judgement = judge(bare, market, rules)
+    return trigger_price(
+        position, bare, float(judgement.equity), float(judgement.requirement), rate, fee,
+        float(market.mark(position.symbol)),
+    )
+
+
+def _order_report(order: Order, market: Market, rules: Rules, account: Account) -> OrderReport:
+    position = account.positions.get(order.key)
+    parts = opening_parts((position,) if position else (), (order,))
+    opening = parts[0][1] if parts else 0.0
+    value = float(order.instrument.notional(opening, order_price(order, market)))
+    spot = order.instrument.is_spot
+    return OrderReport(
+        symbol=order.symbol,
+        side=order.side,
+        amount=order.size,
+        price=order.price,
+        initial_margin=0.0 if spot else value / order.leverage,
+        order_loss=0.0 if spot or not opening else float(order_loss(order, market)),
+        fee=0.0 if spot else value * taker(order.instrument, rules),
+        accepted=True,
+        reason="",
+        shortfall=0.0,
+    )
+
+
+def _totals(
+    judged: list[tuple[Pool, Judgement]],
+    pools: tuple[PoolReport, ...],
+    currencies: tuple[CurrencyReport, ...],
+    positions: tuple[PositionReport, ...],
+    market: Market,
+) -> AccountTotals:
+    usd = {row.currency: (row.equity_usd / row.equity if row.equity else None) for row in currencies}
+
+    def rate(currency: str) -> float:
+        known = usd.get(currency)
+        return float(market.usd(currency)) if known is None else known
+
+    used = [p for p in pools if p.initial_margin or p.maintenance_margin]
+    settles = {pool.currency for pool in used}
+    equity = sum(row.equity_usd for row in currencies)
+    notional = sum(row.notional_usd for row in positions)
+    ratios = [p.margin_ratio for p in used if p.margin_ratio is not None]
+    return AccountTotals(
+        equity_usd=equity,
+        adjusted_equity_usd=None,  # discounted equity belongs to the multi-currency modes
+        initial_margin_usd=sum(p.initial_margin * rate(p.currency) for p in used),
+        maintenance_margin_usd=sum(p.maintenance_margin * rate(p.currency) for p in used),
+        liquidation_fee_usd=sum(p.liquidation_fee * rate(p.currency) for p in used),
+        available_usd=sum(row.free_margin * rate(row.currency) for row in currencies if row.free_margin),
+        notional_usd=notional,
+        margin_ratio=min(ratios) if ratios else None,
+        leverage=notional / equity if equity > 0 else 0.0,
+        idle_usd=sum(row.equity_usd for row in currencies if row.currency not in settles and positions),
+    )

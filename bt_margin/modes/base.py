@@ -1,0 +1,119 @@
+"""Pools, margin modes, and the judgement of one pool.
+
+The ratio is equity / (maintenance margin + liquidation fee). OKX's ratio FALLS as danger rises: a warning at or
+below 3, liquidation at or below 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.assessment import Charge
+from bt_margin.model.instrument import Number
+from bt_margin.model.ledger import PositionKey
+from bt_margin.model.market import Market
+
+if TYPE_CHECKING:
+    from bt_margin.rules.book import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What stands in for each other. `cash` is the currency's balance, or an isolated position's posted margin."""
+
+    name: str
+    mode: MarginMode
+    currency: str
+    cash: float
+    positions: tuple[Position, ...]
+    orders: tuple[Order, ...] = ()
+
+    def without(self, key: PositionKey, size: float, cash: float) -> Pool:
+        """The pool after `size` (signed change) of one position and `cash` came off: a what-if, not a booking."""
+        left = []
+        for position in self.positions:
+            if position.key == key:
+                remaining = position.instrument.snap(position.size + size)
+                if remaining:
+                    left.append(replace(position, size=remaining))
+            else:
+                left.append(position)
+        return replace(self, cash=self.cash + cash, positions=tuple(left))
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrders:
+    """Withdraw these resting orders."""
+
+    orders: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Trade `size` (signed) of a position by force, at the market."""
+
+    key: PositionKey
+    size: float
+    step: str
+
+
+Reduction = CancelOrders | Close
+Step = Callable[[Pool, Market, "Rules"], tuple[Reduction, ...]]
+"""One step of a ladder: what to do next to a pool in breach, () when the step has nothing (more) to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarginMode:
+    """Reading along the fields is the definition of a mode."""
+
+    name: str
+    pools: Callable[[Account], Iterable[Pool]]
+    equity: Callable[[Pool, Market, Rules], Number]
+    charges: Callable[[Pool, Market, Rules], tuple[Charge, ...]]
+    ladder: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A pool at one instant or along many: numbers are floats or arrays, as the market's prices are."""
+
+    equity: Number
+    charges: tuple[Charge, ...]
+
+    @property
+    def initial(self) -> Number:
+        return sum(charge.initial for charge in self.charges)
+
+    @property
+    def maintenance(self) -> Number:
+        return sum(charge.maintenance for charge in self.charges)
+
+    @property
+    def fee(self) -> Number:
+        return sum(charge.fee for charge in self.charges)
+
+    @property
+    def requirement(self) -> Number:
+        """Maintenance margin + liquidation fee."""
+        return self.maintenance + self.fee
+
+    @property
+    def gap(self) -> Number:
+        """Equity above the requirement: at or below zero the pool is liquidated."""
+        return self.equity - self.requirement
+
+
+def judge(pool: Pool, market: Market, rules: Rules) -> Judgement:
+    """Equity and charges of a pool, by its own mode's rules."""
+    return Judgement(pool.mode.equity(pool, market, rules), pool.mode.charges(pool, market, rules))
+
+
+def breached(pool: Pool, market: Market, rules: Rules) -> bool:
+    """True when the pool holds positions and its ratio is at or below the liquidation level."""
+    if not pool.positions:
+        return False
+    judgement = judge(pool, market, rules)
+    return bool(judgement.equity <= judgement.requirement * rules.liquidation.liquidation_ratio)

@@ -1,0 +1,85 @@
+"""The steps of undoing a pool in breach. Each returns what to do next, () when it has nothing (more) to do.
+
+The engine carries out one answer at a time, judges again, and stops as soon as the pool is safe. Ties break by
+symbol, so runs repeat exactly. Sources: rule book section 7; recorded items 1 to 10.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from bt_margin.model.account import Position
+from bt_margin.model.market import Market
+from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
+from bt_margin.modes.valuation import forced_size, penalty_rate, taker
+
+if TYPE_CHECKING:
+    from bt_margin.rules.book import Rules
+
+
+def cancel_orders(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
+    """Withdraw every order that could add risk; closing and reduce-only orders of a cross pool stay.
+
+    An isolated position loses all its orders (rule book section 7: isolated, at 100 %).
+    """
+    going = tuple(o.id for o in pool.orders if pool.mode.name == "isolated" or not o.closes)
+    return (CancelOrders(going),) if going else ()
+
+
+def hedged_pairs(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
+    """Phase 1: long and short of the same contract are closed against each other, first symbol first."""
+    by_side: dict[tuple[str, int], Position] = {}
+    for position in pool.positions:
+        by_side[position.symbol, position.sign] = position
+    for symbol in sorted({position.symbol for position in pool.positions}):
+        long, short = by_side.get((symbol, 1)), by_side.get((symbol, -1))
+        if long is not None and short is not None:
+            size = min(abs(long.size), abs(short.size))
+            return (_close(long, size, "hedged pair"), _close(short, size, "hedged pair"))
+    return ()
+
+
+def unhedged_largest_relief(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
+    """Phase 3: the one forced order, down one tier or whole, that lifts the ratio most."""
+    if not pool.positions:
+        return ()
+    spare = float(judge(pool, market, rules).gap)
+    best: tuple[float, str, str] | None = None
+    answer: tuple[Reduction, ...] = ()
+    for position in sorted(pool.positions, key=lambda p: p.key):
+        size = forced_size(position, pool, market, rules, spare)
+        after = judge(pool.without(position.key, -position.sign * size, _cost(position, size, market, rules)),
+                      market, rules)
+        requirement = float(after.requirement)
+        lifted = float(after.equity) / requirement if requirement > 0 else math.inf
+        if best is None or lifted > best[0]:
+            best = (lifted, *position.key[:2])
+            answer = (_close(position, size, "unhedged position"),)
+    return answer
+
+
+def tier_step_down(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
+    """Down to the ceiling of the tier below, while there is one."""
+    if not pool.positions:
+        return ()
+    position = pool.positions[0]
+    size = forced_size(position, pool, market, rules, float(judge(pool, market, rules).gap))
+    return (_close(position, size, "tier step-down"),) if size < abs(position.size) else ()
+
+
+def takeover(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
+    """Close whole what is left."""
+    return tuple(_close(position, abs(position.size), "takeover") for position in pool.positions)
+
+
+def _close(position: Position, size: float, step: str) -> Reduction:
+    return Close(position.key, -position.sign * size, step)
+
+
+def _cost(position: Position, size: float, market: Market, rules: Rules) -> float:
+    """Realised profit less fee and penalty of closing `size` at the mark."""
+    mark = float(market.mark(position.symbol))
+    notional = float(position.instrument.notional(size, mark))
+    pnl = float(position.instrument.pnl(position.sign * size, position.entry_price, mark))
+    return pnl - notional * (taker(position.instrument, rules) + penalty_rate(position.symbol, size, rules))

@@ -1,0 +1,236 @@
+"""What modes share: tier margin, order margin, forced sizes, liquidation prices.
+
+Sources: rule book sections 1 to 7; recorded replies of the demo engine where they speak
+(`DEMO-...` names are vectors in tests/golden).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bt_margin.model.account import Order, Position
+from bt_margin.model.instrument import Instrument, Number
+from bt_margin.model.market import Market
+
+if TYPE_CHECKING:
+    from bt_margin.modes.base import Pool
+    from bt_margin.rules.book import Rules
+    from bt_margin.rules.tiers import Tier
+
+FEE_KIND = {
+    "spot": "spot",
+    "linear swap": "swap",
+    "inverse swap": "swap",
+    "linear future": "future",
+    "inverse future": "future",
+    "option": "option",
+}
+
+
+def taker(instrument: Instrument, rules: Rules) -> float:
+    """The account's own taker rate: liquidation fees use it too (capture ISO-INV-BTC-LONG-20241127)."""
+    return rules.fees(FEE_KIND[instrument.kind]).taker
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """All a cross pool holds and rests in one instrument: what shares a tier (recorded: CROSS-MET-2, TIER-PEND).
+
+    Sizes are contracts. Absolute sizes add, nothing nets. Opening orders count, closing ones do not.
+    """
+
+    instrument: Instrument
+    positions: tuple[Position, ...]
+    orders: tuple[Order, ...]  # all that are not closing ones, whole
+    opening: tuple[tuple[Order, float], ...]  # an order and the part of it that opens
+
+    @property
+    def held(self) -> float:
+        return sum(abs(position.size) for position in self.positions)
+
+    @property
+    def pending(self) -> float:
+        return sum(size for _, size in self.opening)
+
+
+def exposures(positions: Iterable[Position], orders: Iterable[Order]) -> tuple[Exposure, ...]:
+    """Group a pool's positions and orders by instrument, in symbol order."""
+    held: dict[str, list[Position]] = {}
+    resting: dict[str, list[Order]] = {}
+    instruments: dict[str, Instrument] = {}
+    for position in positions:
+        held.setdefault(position.symbol, []).append(position)
+        instruments[position.symbol] = position.instrument
+    for order in orders:
+        resting.setdefault(order.symbol, []).append(order)
+        instruments.setdefault(order.symbol, order.instrument)
+    return tuple(
+        Exposure(
+            instruments[symbol],
+            tuple(held.get(symbol, ())),
+            tuple(order for order in resting.get(symbol, ()) if not order.closes),
+            opening_parts(held.get(symbol, ()), resting.get(symbol, ())),
+        )
+        for symbol in sorted(instruments)
+    )
+
+
+def opening_parts(positions: Iterable[Position], orders: Iterable[Order]) -> tuple[tuple[Order, float], ...]:
+    """The opening part of each order, in order of arrival.
+
+    Closing orders open nothing. In one-way mode an order against the position first uses the position up (what
+    earlier orders already use up is not used twice); only what goes through it opens (rule DEMO-ORDER-FREEZE-RULES).
+    """
+    net = {position.key: position.size for position in positions if position.side == "net"}
+    parts = []
+    for order in orders:
+        if order.closes:
+            continue
+        size = order.size
+        left = net.get(order.key, 0.0)
+        if left * order.sign < 0:
+            reducing = min(size, abs(left))
+            net[order.key] = order.instrument.snap(left + order.sign * reducing)
+            size = order.instrument.snap(size - reducing)
+        if size > 0:
+            parts.append((order, size))
+    return tuple(parts)
+
+
+def order_price(order: Order, market: Market) -> Number:
+    """The dearest price the order could open at: its limit, for sells at least the mark; the last at the market.
+
+    Source: recorded (DEMO-MAX-SIZE-1..6): linear buys at the order price, sells at max(order, mark).
+    """
+    if order.price is None:
+        return market.last(order.symbol)
+    if order.side == "sell" and not order.instrument.is_spot:
+        return np.maximum(order.price, market.mark(order.symbol))
+    return order.price
+
+
+def order_loss(order: Order, market: Market) -> Number:
+    """What the order would lose against the mark the moment it fills: Q * max(0, price - mark) for a buy.
+
+    Source: OKX announcement of 2024-10-24 (rule book section 6.1); recorded in DEMO-MAX-SIZE-4..6.
+    """
+    mark = market.mark(order.symbol)
+    price = market.last(order.symbol) if order.price is None else order.price
+    return np.maximum(0.0, order.sign * (order.instrument.notional(order.size, price)
+                                         - order.instrument.notional(order.size, mark)))
+
+
+def order_initial(exposure: Exposure, market: Market, rules: Rules) -> Number:
+    """Initial margin of an instrument's resting orders on top of its positions' (OKX `ordFrozen`), cross.
+
+    One-way mode: since 2024-11-08 only the larger side counts: long max(P + B, S - P) / leverage, short
+    max(B - P, P + S) / leverage, with P the position at the mark, B and S the orders at their price; before, every
+    opening part counted. Hedge mode: all opening orders add. Source: rule book section 6.2.
+    """
+    hedge = any(order.position_side != "net" for order in exposure.orders)
+    if hedge or rules.orders.one_way == "both-sides":
+        return sum((_value(order, size, market) / order.leverage for order, size in exposure.opening), 0.0)
+    buys, sells = (
+        sum((_value(o, o.size, market) / o.leverage for o in exposure.orders if o.side == side), 0.0)
+        for side in ("buy", "sell")
+    )
+    if not exposure.positions:
+        return np.maximum(buys, sells)
+    position = exposure.positions[0]
+    held = position.notional(market) / position.leverage
+    same, against = (buys, sells) if position.size > 0 else (sells, buys)
+    return np.maximum(held + same, against - held) - held
+
+
+def _value(order: Order, size: float, market: Market) -> Number:
+    return order.instrument.notional(size, order_price(order, market))
+
+
+def position_initial(position: Position, market: Market) -> Number:
+    """Initial margin: at the mark in cross, at the entry price in isolated (captures CROSS-LIN, ISO-LIN)."""
+    if position.margin_mode == "isolated":
+        return position.initial_at_entry()
+    return position.notional(market) / position.leverage
+
+
+def held_tier(position: Position, pool_positions: Iterable[Position], rules: Rules) -> Tier:
+    """The tier a position stands in by held sizes alone (OKX shows a position's `mmr` by it: CROSS-MET-5)."""
+    if position.margin_mode == "isolated":
+        size = abs(position.size)
+    else:
+        size = sum(abs(other.size) for other in pool_positions if other.symbol == position.symbol)
+    return rules.tiers(position.symbol).at(size)
+
+
+# -- forced sizes ---------------------------------------------------------------------------------------------
+
+
+def forced_size(position: Position, pool: Pool, market: Market, rules: Rules, spare: float) -> float:
+    """Contracts (positive) that the next forced order closes of this position.
+
+    `one-tier` (recorded, LIQ-TIER-ISO-1, LIQ-CROSS-1): down to the ceiling of the tier below; whole in tier 1.
+    `two-tiers` (official until about 2025-05): whole up to tier 2; above it, down two tiers while the pool would
+    still satisfy the first tier's rate, else whole. `spare` is the pool's equity above its requirement (negative
+    in a breach). In cross, sizes of one instrument add for the tier; the cut comes off this position.
+    """
+    size = abs(position.size)
+    total = sum(abs(p.size) for p in pool.positions if p.symbol == position.symbol)
+    tiers = rules.tiers(position.symbol)
+    tier = tiers.at(total)
+    if rules.liquidation.step == "one-tier":
+        below = tiers.below(tier)
+        if below is None:
+            return size
+        return position.instrument.snap(min(size, total - below.max_size))
+    if tier.number <= 2:
+        return size
+    notional = float(position.instrument.notional(total, market.mark(position.symbol)))
+    relief = notional * (tier.maintenance - tiers.rows[0].maintenance)
+    if spare + relief <= 0:
+        return size
+    target = tiers.rows[tier.number - 3].max_size
+    return position.instrument.snap(min(size, total - target))
+
+
+def penalty_rate(symbol: str, closed: float, rules: Rules) -> float:
+    """Maintenance rate of the tier that the CLOSED size falls in (recorded: LIQ-TIER-ISO-1, LIQ-CROSS-1/2)."""
+    return rules.tiers(symbol).at(closed).maintenance
+
+
+# -- prices ---------------------------------------------------------------------------------------------------
+
+
+def trigger_price(position: Position, pool: Pool, equity: float, requirement: float, rate: float,
+                  fee: float, mark: float) -> float | None:
+    """The mark of this instrument at which the pool's ratio is 1, all other marks as they are (linear).
+
+    equity(P) = E + S (P - mark), requirement(P) = R + A (P - mark), S = sum of signed units, A = sum of absolute
+    units x (rate + fee): one crossing at most. None when there is none above zero.
+    """
+    unit = position.instrument.contract_size
+    group = [p for p in pool.positions if p.symbol == position.symbol]
+    signed = sum(p.size for p in group) * unit
+    gross = sum(abs(p.size) for p in group) * unit * (rate + fee)
+    return positive_root(equity - requirement, signed - gross, mark)
+
+
+def positive_root(value: float, slope: float, at: float) -> float | None:
+    """Where a straight line through (at, value) with `slope` meets zero; None unless above zero."""
+    if slope == 0.0:
+        return None
+    root = at - value / slope
+    return root if root > 0 else None
+
+
+def break_even_price(position: Position, fee: float) -> float:
+    """The price at which closing as a taker leaves nothing won or lost, fees and funding so far included.
+
+    Source: recorded (DEMO-MARK-WICK-2): long (entry Q - realised) / (Q (1 - taker)), short with plus signs.
+    """
+    units = abs(position.size) * position.instrument.contract_size
+    value = units * position.entry_price
+    return (value - position.sign * position.realised) / (units * (1.0 - position.sign * fee))
