@@ -1,0 +1,1 @@
+"""backtrader, the only glue: the broker, feeds, strategy base, analyzers and observers."""

@@ -1,0 +1,1 @@
+"""What the venue says, as of a date: rule tables with dated, sourced and graded revisions."""

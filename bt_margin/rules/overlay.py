@@ -1,0 +1,111 @@
+"""A caller's own figures, laid over the tables: they win at every date and are graded "user"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bt_margin.errors import InputError
+from bt_margin.model.instrument import Kind, is_symbol, parse
+from bt_margin.rules.history import ALWAYS, History, Revision
+from bt_margin.rules.loading import Table
+from bt_margin.rules.tables import FEE_KINDS, FeeRow, InstrumentRow, TierRow
+
+_SOURCE = "the caller"
+_FIGURES = ("contract_size", "tick", "lot")
+
+
+def instruments(base: Table, tiers: Table, given: Mapping[str, Mapping[str, Any]]) -> tuple[Table, Table]:
+    """Instruments and tiers with the caller's entries. Raises InputError with the key's path."""
+    listed, ladders = dict(base), dict(tiers)
+    for symbol, entry in given.items():
+        path = f"instruments.{symbol}"
+        if not isinstance(symbol, str) or not is_symbol(symbol):
+            raise InputError(f"{path}: expected a unified symbol such as BTC/USDT or BTC/USDT:USDT")
+        if not isinstance(entry, Mapping):
+            raise InputError(f"{path}: expected a table of figures, found {entry!r}")
+        for key in entry:
+            if key not in (*_FIGURES, "tiers"):
+                raise InputError(f"{path}.{key}: unknown key; expected contract_size, tick, lot or tiers")
+        figures = {key: _number(entry[key], f"{path}.{key}", key) for key in _FIGURES if key in entry}
+        if "tiers" in entry:
+            ladders[symbol] = _always(_ladder(symbol, entry["tiers"], f"{path}.tiers"), path)
+        spot = parse(symbol).kind is Kind.SPOT
+        if spot and figures.get("contract_size", 1.0) != 1.0:
+            raise InputError(f"{path}.contract_size: spot sizes are coins; leave it out or give 1")
+        if figures or symbol not in base:
+            listed[symbol] = _listing(symbol, base.get(symbol), {"contract_size": 1.0} | figures if spot else figures)
+    return listed, ladders
+
+
+def fees(base: Table, given: Mapping[str, Mapping[str, float]]) -> Table:
+    """Fees with the caller's rates; a rate that is not given stays the table's. Raises InputError with the path."""
+    table = dict(base)
+    for kind, rates in given.items():
+        path = f"fees.{kind}"
+        if kind not in FEE_KINDS:
+            raise InputError(f"{path}: unknown kind; expected one of {', '.join(FEE_KINDS)}")
+        if not isinstance(rates, Mapping):
+            raise InputError(f"{path}: expected maker and/or taker rates, found {rates!r}")
+        for key in rates:
+            if key not in ("maker", "taker"):
+                raise InputError(f"{path}.{key}: unknown key; expected maker or taker")
+        values = {key: _number(rate, f"{path}.{key}", "rate") for key, rate in rates.items()}
+        if len(values) == 2:
+            table[kind] = _always(FeeRow(**values), path)
+        elif values:
+            table[kind] = _adjusted(base[kind], values, path)
+    return table
+
+
+def _always(row: Any, path: str) -> History[Any]:
+    return History([Revision(ALWAYS, row, "user", _SOURCE)], path)
+
+
+def _adjusted(history: History[Any], values: Mapping[str, float], path: str, everywhere: bool = False) -> History[Any]:
+    """Every revision with the caller's figures in it.
+
+    `everywhere`: what the caller gave is enough to stand alone, so gaps close and the first revision reaches back.
+    """
+    source = f"{_SOURCE} ({', '.join(values)}); the rest: "
+    revisions = [
+        replace(revision, row=replace(revision.row, **values), grade="user", source=source + revision.source)
+        for revision in history
+    ]
+    if everywhere:
+        revisions = [replace(revision, until=None, listed=None) for revision in revisions]
+        revisions[0] = replace(revisions[0], effective=ALWAYS)
+    return History(revisions, path)
+
+
+def _listing(symbol: str, known: History[Any] | None, figures: dict[str, float]) -> History[Any]:
+    path = f"instruments.{symbol}"
+    alone = "contract_size" in figures
+    if known is not None:
+        return _adjusted(known, figures, path, everywhere=alone)
+    if not alone:
+        raise InputError(f"{path}.contract_size: {symbol} is not in the tables, so its contract size is needed")
+    return _always(InstrumentRow(figures["contract_size"], figures.get("tick", 0.0), figures.get("lot", 0.0)), path)
+
+
+def _ladder(symbol: str, rows: Any, path: str) -> TierRow:
+    if not isinstance(rows, (list, tuple)):
+        raise InputError(f"{path}: expected rows [max size, maintenance, initial, max leverage], found {rows!r}")
+    row = TierRow(symbol, tuple(tuple(r) if isinstance(r, list) else r for r in rows), path=path)
+    row.tiers  # noqa: B018  a wrong row is refused here, not at the first assessment
+    return row
+
+
+def _number(value: Any, path: str, key: str) -> float:
+    """A finite number in the range its key allows: sizes above zero, steps not negative, rates between -1 and 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{path}: expected a finite number, found {value!r}")
+    if key == "contract_size" and value <= 0:
+        raise InputError(f"{path}: expected a number above zero, found {value!r}")
+    if key in ("tick", "lot") and value < 0:
+        raise InputError(f"{path}: expected zero (any) or more, found {value!r}")
+    if key == "rate" and not -1 < value < 1:
+        raise InputError(f"{path}: expected a fraction of notional such as 0.0005, found {value!r}")
+    return float(value)
