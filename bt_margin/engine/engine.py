@@ -25,7 +25,9 @@ from bt_margin.model.market import Market
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
 from bt_margin.modes.base import CancelOrders, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.cross import CROSS
+from bt_margin.modes.valuation import distance
 from bt_margin.rules.book import RuleBook, Rules
+from bt_margin.rules.tables import Evidence
 
 DUST = 1e-9  # of the traded notional: below it a remainder is rounding, not a deficit
 
@@ -73,7 +75,9 @@ class MarginEngine:
         self.events: list[Event] = []
         self.funding_due: Counter[str] = Counter()
         self.funding_missed: Counter[str] = Counter()
-        self.lowest_ratio: float | None = None
+        self._low_ratio: float | None = None
+        self._low_distance: float | None = None
+        self._evidence: dict[tuple[str, str, str], Evidence] = {}
         self._warned: set[str] = set()
 
     # -- questions ----------------------------------------------------------------------------------------------
@@ -92,6 +96,26 @@ class MarginEngine:
             if pool.currency == currency:
                 return max(0.0, available(pool, self.market, self.rules))
         return 0.0
+
+    def present_ratio(self) -> float | None:
+        """The lowest margin ratio of all pools now; None while nothing is required."""
+        ratios = [
+            ratio(float(j.equity), float(j.requirement))
+            for j in (judge(p, self.market, self.rules) for p in account_pools(self.account) if p.positions)
+        ]
+        return min((r for r in ratios if r is not None), default=None)
+
+    def take_lowest(self) -> tuple[float | None, float | None]:
+        """The lowest ratio and the lowest distance to liquidation (per cent) since the last call."""
+        low = self._low_ratio, self._low_distance
+        self._low_ratio = self._low_distance = None
+        return low
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Every rule row this run leaned on, over all revisions it passed through."""
+        for row in self.rules.evidence():
+            self._evidence[row.table, row.subject, row.effective] = row
+        return tuple(self._evidence[key] for key in sorted(self._evidence))
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader has to know: funding not covered, and rules that stood in."""
@@ -208,6 +232,7 @@ class MarginEngine:
         self.market = market
         rules = self.book.as_of(market.time, self.extrapolate)  # type: ignore[arg-type]
         if rules is not self.rules:
+            self.evidence()
             self.rules = rules
             for position in self.account.positions.values():
                 size = rules.instrument(position.symbol).contract_size
@@ -305,8 +330,8 @@ class MarginEngine:
 
     def _note_ratio(self, equity: float, requirement: float) -> None:
         now = ratio(equity, requirement)
-        if now is not None and (self.lowest_ratio is None or now < self.lowest_ratio):
-            self.lowest_ratio = now
+        if now is not None and (self._low_ratio is None or now < self._low_ratio):
+            self._low_ratio = now
 
     def _find(self, name: str, mode: MarginMode) -> Pool | None:
         return next((p for p in mode.pools(self.account) if p.name == name), None)
@@ -394,6 +419,9 @@ class MarginEngine:
                 self._warned.discard(pool.name)
                 continue
             judgement = judge(pool, self.market, self.rules)
+            away = distance(pool, judgement, self.market)
+            if away is not None and (self._low_distance is None or away < self._low_distance):
+                self._low_distance = away
             now = ratio(float(judgement.equity), float(judgement.requirement))
             if now is None or now > self.rules.liquidation.warning_ratio:
                 self._warned.discard(pool.name)

@@ -17,7 +17,7 @@ from bt_margin.model.instrument import Instrument, Number
 from bt_margin.model.market import Market
 
 if TYPE_CHECKING:
-    from bt_margin.modes.base import Pool
+    from bt_margin.modes.base import Judgement, Pool
     from bt_margin.rules.book import Rules
     from bt_margin.rules.tiers import Tier
 
@@ -224,6 +224,19 @@ def positive_root(value: float, slope: float, at: float) -> float | None:
         return None
     root = at - value / slope
     return root if root > 0 else None
+
+
+def distance(pool: Pool, judgement: Judgement, market: Market) -> float | None:
+    """How far, in per cent, all the pool's marks move together until its ratio is 1; None when no move does it.
+
+    With E equity, R requirement and S signed notional at present marks, a move s gives E + S s = R (1 + s).
+    """
+    signed = sum(p.sign * float(p.notional(market)) for p in pool.positions)
+    slope = signed - float(judgement.requirement)
+    if slope == 0.0:
+        return None
+    move = -float(judgement.gap) / slope
+    return abs(move) * 100.0 if move > -1.0 else None
 
 
 def break_even_price(position: Position, fee: float) -> float:

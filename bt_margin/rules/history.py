@@ -26,9 +26,12 @@ def iso(time_ms: int) -> str:
 
 
 def to_ms(moment: datetime) -> int:
-    """A time zone-aware datetime as milliseconds since 1970. Raises InputError without a zone: it would be a guess."""
+    """A time zone-aware datetime as milliseconds since 1970.
+
+    Raises InputError without a zone: it would be a guess.
+    """
     if moment.tzinfo is None:
-        raise InputError(f"rules: expected a UTC time such as 2020-03-12T00:00:00Z, found {moment} without a zone")
+        raise InputError(f"rules: expected a UTC time such as 2020-03-12T00:00:00Z, found {moment}")
     return round(moment.timestamp() * 1000)
 
 
@@ -73,10 +76,10 @@ class History(Generic[T]):
         return self.revisions[index] if index >= 0 and time_ms < self._ends[index] else None
 
     def nearest(self, time_ms: int) -> tuple[Revision[T], int] | None:
-        """The revision in force, else the one nearest in time (on a tie the earlier), and its distance in days.
+        """The revision in force, else the nearest in time (the earlier on a tie), and its distance in days.
 
-        The distance is to the nearer end of the time it was in force, rounded up; 0 when it is in force. None when
-        all revisions are of another contract under the same name.
+        The distance is to the nearer end of the time it was in force, rounded up; 0 when it is in force.
+        None when all revisions are of another contract under the same name.
         """
         index = bisect_right(self._starts, time_ms) - 1
         if index >= 0 and time_ms < self._ends[index]:
@@ -102,5 +105,6 @@ class History(Generic[T]):
                 continue
             instants.add(end)
             if following is not None and end < following:
-                instants.add((end + following) // 2 + 1)  # inside a gap the later one comes nearer from here on
+                # From here on the later one is the nearer.
+                instants.add((end + following) // 2 + 1)
         return instants

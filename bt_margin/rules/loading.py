@@ -35,7 +35,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class FundingTerms:
-    """Interval in hours and the bound of one settlement's rate; who collects how much is a table of its own."""
+    """Interval in hours and the bound of one settlement's rate; how much is collected is another table."""
 
     interval_hours: float
     cap: float | None
@@ -80,7 +80,10 @@ def venues() -> list[str]:
 
 
 def read(venue: str) -> Tables:
-    """All tables of a venue. Raises InputError for an unknown venue or a file that does not follow its shape."""
+    """All tables of a venue.
+
+    Raises InputError for an unknown venue or a file that does not follow its shape.
+    """
     if venue not in venues():
         raise InputError(f"rules.venue: expected one of {', '.join(venues())}, found {venue!r}")
     return {name: read_table(_FOLDER / venue / f"{name}.toml", name) for name in _SHAPES}
@@ -90,7 +93,8 @@ def read_table(path: Path, name: str) -> Table:
     """One table from its file."""
     shape, rows = _SHAPES[name]
     try:
-        file = msgspec.convert(tomllib.loads(path.read_text("utf-8")), TableFile[shape])  # type: ignore[valid-type]
+        content = tomllib.loads(path.read_text("utf-8"))
+        file: TableFile[Head] = msgspec.convert(content, TableFile[shape])  # type: ignore[valid-type]
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, OSError) as error:
         raise InputError(f"rules: {path.name}: {error}") from None
     found: dict[str, list[Revision[Any]]] = {}
@@ -109,4 +113,6 @@ def read_table(path: Path, name: str) -> Table:
                     revision.note,
                 )
             )
-    return {subject: History(revisions, f"rules: {path.name}: {subject}") for subject, revisions in found.items()}
+    return {
+        subject: History(revisions, f"rules: {path.name}: {subject}") for subject, revisions in found.items()
+    }

@@ -36,12 +36,17 @@ def instruments(base: Table, tiers: Table, given: Mapping[str, Mapping[str, Any]
         if spot and figures.get("contract_size", 1.0) != 1.0:
             raise InputError(f"{path}.contract_size: spot sizes are coins; leave it out or give 1")
         if figures or symbol not in base:
-            listed[symbol] = _listing(symbol, base.get(symbol), {"contract_size": 1.0} | figures if spot else figures)
+            listed[symbol] = _listing(
+                symbol, base.get(symbol), {"contract_size": 1.0} | figures if spot else figures
+            )
     return listed, ladders
 
 
 def fees(base: Table, given: Mapping[str, Mapping[str, float]]) -> Table:
-    """Fees with the caller's rates; a rate that is not given stays the table's. Raises InputError with the path."""
+    """Fees with the caller's rates; a rate that is not given stays the table's.
+
+    Raises InputError with the path.
+    """
     table = dict(base)
     for kind, rates in given.items():
         path = f"fees.{kind}"
@@ -64,10 +69,13 @@ def _always(row: Any, path: str) -> History[Any]:
     return History([Revision(ALWAYS, row, "user", _SOURCE)], path)
 
 
-def _adjusted(history: History[Any], values: Mapping[str, float], path: str, everywhere: bool = False) -> History[Any]:
+def _adjusted(
+    history: History[Any], values: Mapping[str, float], path: str, everywhere: bool = False
+) -> History[Any]:
     """Every revision with the caller's figures in it.
 
-    `everywhere`: what the caller gave is enough to stand alone, so gaps close and the first revision reaches back.
+    `everywhere`: what the caller gave is enough to stand alone, so gaps close and the first revision
+    reaches back.
     """
     source = f"{_SOURCE} ({', '.join(values)}); the rest: "
     revisions = [
@@ -86,20 +94,24 @@ def _listing(symbol: str, known: History[Any] | None, figures: dict[str, float])
     if known is not None:
         return _adjusted(known, figures, path, everywhere=alone)
     if not alone:
-        raise InputError(f"{path}.contract_size: {symbol} is not in the tables, so its contract size is needed")
-    return _always(InstrumentRow(figures["contract_size"], figures.get("tick", 0.0), figures.get("lot", 0.0)), path)
+        raise InputError(f"{path}.contract_size: missing, and the tables do not know {symbol}")
+    return _always(
+        InstrumentRow(figures["contract_size"], figures.get("tick", 0.0), figures.get("lot", 0.0)), path
+    )
 
 
 def _ladder(symbol: str, rows: Any, path: str) -> TierRow:
     if not isinstance(rows, (list, tuple)):
-        raise InputError(f"{path}: expected rows [max size, maintenance, initial, max leverage], found {rows!r}")
+        raise InputError(
+            f"{path}: expected rows [max size, maintenance, initial, max leverage], found {rows!r}"
+        )
     row = TierRow(symbol, tuple(tuple(r) if isinstance(r, list) else r for r in rows), path=path)
     row.tiers  # noqa: B018  a wrong row is refused here, not at the first assessment
     return row
 
 
 def _number(value: Any, path: str, key: str) -> float:
-    """A finite number in the range its key allows: sizes above zero, steps not negative, rates between -1 and 1."""
+    """A finite number that its key allows: sizes above zero, steps not negative, rates between -1 and 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InputError(f"{path}: expected a finite number, found {value!r}")
     if key == "contract_size" and value <= 0:

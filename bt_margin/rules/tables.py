@@ -1,7 +1,7 @@
 """The shapes of the rule tables: what a TOML file may hold, and the typed rows handed out.
 
-File shapes are strict (an unknown key is an error) and carry the head every revision has. Rows are plain values.
-Times are UTC; rates are fractions; sizes are contracts.
+File shapes are strict (an unknown key is an error) and carry the head every revision has. Rows are plain
+values. Times are UTC; rates are fractions; sizes are contracts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Grade = Literal["official", "recorded", "snapshot", "rewrite", "derived", "infer
 FeeKind = Literal["spot", "margin", "swap", "future", "option"]
 FEE_KINDS: tuple[str, ...] = get_args(FeeKind)
 
-# -- rows: what a caller gets ------------------------------------------------------------------------------------
+# -- rows: what a caller gets ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,9 @@ class FeeRow:
 class FundingRow:
     """How funding falls due.
 
-    `interval_hours` between settlements, counted from 00:00; `cap` bounds the rate of one settlement on both sides
-    (None: not known); `collection` says whether a payer's charge stops where the margin ratio reaches 1.
+    `interval_hours` between settlements, counted from 00:00; `cap` bounds the rate of one settlement on
+    both sides (None: not known); `collection` says whether a payer's charge stops where the margin ratio
+    reaches 1.
     """
 
     interval_hours: float
@@ -47,9 +48,9 @@ class FundingRow:
 class LiquidationRow:
     """How a breached pool is undone.
 
-    `step`: how far one forced order takes a position down. `penalty`: the maintenance rate charged on what was closed
-    is that of the tier the closed size falls in. `surplus`: who gets what is left of a margin after a takeover.
-    Ratios are equity over maintenance margin plus liquidation fee.
+    `step`: how far one forced order takes a position down. `penalty`: the maintenance rate charged on what
+    was closed is that of the tier the closed size falls in. `surplus`: who gets what is left of a margin
+    after a takeover. Ratios are equity over maintenance margin plus liquidation fee.
     """
 
     step: Literal["one-tier", "two-tiers"]
@@ -61,7 +62,7 @@ class LiquidationRow:
 
 @dataclass(frozen=True, slots=True)
 class OrderRow:
-    """What resting orders cost in cross: which sides count in one-way mode, the loss against the mark, the tier."""
+    """What resting orders cost in cross: the sides that count in one-way mode, order loss, tier."""
 
     one_way: Literal["larger-side", "both-sides"]
     order_loss: bool
@@ -70,7 +71,7 @@ class OrderRow:
 
 @dataclass(frozen=True, slots=True)
 class InstrumentRow:
-    """Contract size in base coin (linear), USD (inverse) or 1 (spot); tick and lot 0 mean "not known: any"."""
+    """Contract size in base coin (linear), USD (inverse) or 1 (spot); tick, lot 0: not known, any goes."""
 
     contract_size: float
     tick: float
@@ -79,7 +80,10 @@ class InstrumentRow:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Evidence:
-    """A revision that a figure rests on. `extrapolated_days` > 0: it was not in force and stood in from so far away."""
+    """A revision that a figure rests on.
+
+    `extrapolated_days` > 0: it was not in force and stood in from so far away.
+    """
 
     table: str
     subject: str
@@ -89,14 +93,15 @@ class Evidence:
     extrapolated_days: int = 0
 
 
-# -- file shapes: what a TOML file may hold ----------------------------------------------------------------------
+# -- file shapes: what a TOML file may hold -------------------------------------------------------------
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every revision says about itself.
 
-    `until`: known to have been superseded then by something these tables do not have. `listed`: the contract under
-    this name began then; whatever bore the name before is another contract, and neither stands in for the other.
+    `until`: known to have been superseded then by something these tables do not have. `listed`: the
+    contract under this name began then; whatever bore the name before is another contract, and neither
+    stands in for the other.
     """
 
     effective: datetime

@@ -1,7 +1,8 @@
 """Position tiers: how much margin a size asks for, and how much size a leverage allows.
 
 The rate of the tier that a size reaches multiplies the whole size, not slices of it (the venue publishes no
-deduction amounts; recorded replies CROSS-MET-3 and TIER-PEND-2 agree). So maintenance margin jumps at a boundary.
+deduction amounts; recorded replies CROSS-MET-3 and TIER-PEND-2 agree). So maintenance margin jumps at a
+boundary.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_DOWN, Decimal
+from itertools import pairwise
 
 from bt_margin.errors import InputError
 
@@ -41,7 +43,10 @@ class Tiers:
         object.__setattr__(self, "_limits", tuple(row.max_size for row in self.rows))
 
     def at(self, size: float) -> Tier:
-        """The tier that |size| reaches. Raises InputError beyond the last row: there is no rate to fall back on."""
+        """The tier that |size| reaches.
+
+        Raises InputError beyond the last row: there is no rate to fall back on.
+        """
         size = abs(size)
         index = bisect_left(self._limits, size)
         if index < len(self.rows) and size <= self._limits[index]:  # the second half keeps NaN out
@@ -81,14 +86,15 @@ class Tiers:
     ) -> Tiers:
         """Build a table from [max size, maintenance, initial, max leverage] rows.
 
-        `then` = {size, mmr, imr, until_imr} continues it: each later tier adds the three steps to the one before, up
-        to the tier whose initial rate reaches `until_imr`. Raises InputError naming `path` and the row that is wrong.
+        `then` = {size, mmr, imr, until_imr} continues it: each later tier adds the three steps to the one
+        before, up to the tier whose initial rate reaches `until_imr`. Raises InputError naming `path` and
+        the row that is wrong.
         """
         path = path or f"tiers.{symbol}"
         table = [_tier(first_tier + i, row, f"{path}[{i}]") for i, row in enumerate(rows)]
         if not table:
-            raise InputError(f"{path}: expected at least one row [max size, maintenance, initial, max leverage]")
-        for i, (lower, upper) in enumerate(zip(table, table[1:], strict=False), start=1):
+            raise InputError(f"{path}: expected rows [max size, maintenance, initial, max leverage]")
+        for i, (lower, upper) in enumerate(pairwise(table), start=1):
             if upper.max_size <= lower.max_size:
                 raise InputError(
                     f"{path}[{i}]: expected a max size above {lower.max_size:g}, found {upper.max_size:g}"
@@ -108,7 +114,7 @@ def _tier(number: int, row: Sequence[float], path: str) -> Tier:
             raise InputError(f"{path}: expected four finite numbers above zero, found {value!r}")
     size, maintenance, initial, leverage = map(float, row)
     if maintenance >= initial:
-        raise InputError(f"{path}: the maintenance rate {maintenance:g} must be below the initial rate {initial:g}")
+        raise InputError(f"{path}: maintenance rate {maintenance:g} must be below initial rate {initial:g}")
     return Tier(number, size, maintenance, initial, leverage)
 
 
@@ -125,7 +131,7 @@ def _continued(last: Tier, then: Mapping[str, float], path: str) -> list[Tier]:
     rows: list[Tier] = []
     while initial < end:
         size, maintenance, initial = size + step, maintenance + step_mm, initial + step_im
-        leverage = (1 / initial).quantize(Decimal("0.01"), ROUND_DOWN)  # cut, not rounded: 6.66 % prints as 15
+        leverage = (1 / initial).quantize(Decimal("0.01"), ROUND_DOWN)  # cut, as the venue prints it
         rows.append(Tier(last.number + len(rows) + 1, *map(float, (size, maintenance, initial, leverage))))
         if len(rows) > _MOST_TIERS:
             raise InputError(f"{path}: more than {_MOST_TIERS} tiers; is the step right?")

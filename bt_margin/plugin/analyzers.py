@@ -1,0 +1,80 @@
+"""Analyzers that give plain data (they cross process borders in optimisations)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import backtrader as bt
+from msgspec import to_builtins
+
+from bt_margin.model.assessment import AccountReport
+from bt_margin.model.event import Event
+from bt_margin.model.ledger import Entry
+
+
+class Recorder(bt.Analyzer):  # type: ignore[misc]
+    """Bar by bar: value, lowest margin ratio within the bar, distance to liquidation, prices; then events and ledger.
+
+    `get_analysis()`: {"series": {time, equity, margin_ratio, distance, prices}, "events": [...], "ledger": [...],
+    "warnings": [...], "evidence": [...], "entry_distance", "min_distance", "min_margin_ratio"}. Times are ms UTC.
+    """
+
+    def start(self) -> None:
+        self._time: list[int] = []
+        self._equity: list[float] = []
+        self._ratio: list[float | None] = []
+        self._distance: list[float | None] = []
+        self._prices: dict[str, list[float]] = {data._name: [] for data in self.datas}
+
+    def next(self) -> None:
+        engine = self.strategy.broker.engine
+        low, distance = engine.take_lowest()
+        self._time.append(engine.market.time)
+        self._equity.append(float(self.strategy.broker.getvalue()))
+        self._ratio.append(low)
+        self._distance.append(distance)
+        for data in self.datas:
+            if len(data):
+                self._prices[data._name].append(float(data.close[0]))
+
+    prenext = next
+
+    def get_analysis(self) -> dict[str, Any]:
+        broker = self.strategy.broker
+        engine = broker.engine
+        known = [d for d in self._distance if d is not None]
+        ratios = [r for r in self._ratio if r is not None]
+        return {
+            "series": {
+                "time": self._time, "equity": self._equity, "margin_ratio": self._ratio,
+                "distance": self._distance, "prices": self._prices,
+            },
+            "events": [event_dict(event) for event in broker.events],
+            "ledger": [entry_dict(entry) for entry in broker.ledger],
+            "warnings": [*engine.warnings(), *(f"stand-in: {s}" for s in sorted(engine.market.stand_ins))],
+            "evidence": [to_builtins(row) for row in engine.evidence()],
+            "entry_distance": known[0] if known else None,
+            "min_distance": min(known) if known else None,
+            "min_margin_ratio": min(ratios) if ratios else None,
+        }
+
+
+def event_dict(event: Event) -> dict[str, Any]:
+    """An event as plain data, its name and report included."""
+    row: dict[str, Any] = {"name": event.name}
+    for name in (f for cls in type(event).__mro__ for f in getattr(cls, "__slots__", ())):
+        value = getattr(event, name)
+        row[name] = value.to_dict() if isinstance(value, AccountReport) else to_builtins(value)
+    return row
+
+
+def entry_dict(entry: Entry) -> dict[str, Any]:
+    """A ledger entry as plain data."""
+    key = entry.key
+    return {
+        "time": entry.time, "kind": str(entry.kind), "currency": entry.currency, "cash": entry.cash,
+        "margin": entry.margin, "fund": entry.fund,
+        "symbol": key.symbol if key else entry.instrument.symbol if entry.instrument else "",
+        "margin_mode": key.margin_mode if key else "cash", "side": key.side if key else "",
+        "size": entry.size, "price": entry.price, "order": entry.order, "note": entry.note,
+    }

@@ -1,0 +1,248 @@
+"""numpy-backed feeds: trade prices, marks, index and funding of one instrument on one clock.
+
+Exchange candles carry their open time; bars are shown at their close, so that a 1h feed beside a 1m feed does not
+look ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import backtrader as bt
+import numpy as np
+from numpy.typing import NDArray
+
+from bt_margin.engine.accrual import FundingSeries
+from bt_margin.errors import InputError
+from bt_margin.model.instrument import Kind, parse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from data_fetch import Samples
+
+HOUR = 3_600_000
+CANDLE = ("open", "high", "low", "close")
+
+
+class ArrayFeed(bt.feed.DataBase):  # type: ignore[misc]
+    """A feed from arrays. Lines beyond the usual: mark_open, mark_high, mark_low, mark (its close), index.
+
+    `columns` maps line names to float64 arrays of one length, `close_ms` the bars' closing times (ms, UTC).
+    """
+
+    lines = ("mark_open", "mark_high", "mark_low", "mark", "index")
+    params = (("columns", None), ("close_ms", None), ("funding", None), ("source", ""))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.funding: FundingSeries | None = self.p.funding
+        close_ms = self.p.close_ms
+        step = _step_ms(self.p.timeframe, self.p.compression)
+        self.first_ms = int(close_ms[0]) - step if len(close_ms) else 0
+        self.first_price = float(self.p.columns["open"][0]) if len(close_ms) else 0.0
+        self._at = 0
+
+    def start(self) -> None:
+        super().start()
+        self._at = 0
+        self._columns = [
+            (getattr(self.lines, name), column) for name, column in self.p.columns.items()
+        ]
+        self._stamps = self.p.close_ms / 86_400_000 + 719163.0  # equals backtrader's date2num exactly
+
+    def _load(self) -> bool:
+        at = self._at
+        if at >= len(self._stamps):
+            return False
+        for line, column in self._columns:
+            line[0] = column[at]
+        self.lines.datetime[0] = self._stamps[at]
+        self._at = at + 1
+        return True
+
+
+def from_samples(
+    window: str,
+    symbols: Sequence[str],
+    *,
+    store: Samples | None = None,
+    perpetual_from_spot: bool = False,
+    since: int | None = None,
+    until: int | None = None,
+) -> list[ArrayFeed]:
+    """Feeds of the embedded hourly figures: one per symbol, in the order asked.
+
+    With `perpetual_from_spot` the spot pair stands in for a perpetual that has no trades and no marks of its own;
+    the feed's `source` says so. Raises data_fetch.DataError where there is no data.
+    """
+    from data_fetch import Samples
+
+    samples = store or Samples()
+    start, end = samples.span(window) if since is None or until is None else (since, until)
+    return [_from_store(samples, symbol, start, end, perpetual_from_spot) for symbol in symbols]
+
+
+def _from_store(samples: Samples, symbol: str, start: int, end: int, from_spot: bool) -> ArrayFeed:
+    have = {(info.symbol, info.kind) for info in samples.available(start, end)}
+    parts = parse(symbol)
+    pair = f"{parts.base}/{parts.quote}"
+    notes = []
+    if (symbol, "trade") in have:
+        trade = samples.series(symbol, "trade", None, start, end)
+    elif (symbol, "mark") in have:
+        trade = samples.series(symbol, "mark", None, start, end)
+        notes.append("last prices: the mark stands in")
+    elif from_spot and parts.kind is not Kind.SPOT and (pair, "trade") in have:
+        trade = samples.series(pair, "trade", None, start, end)
+        notes.append(f"perpetual: the spot pair {pair} stands in")
+    else:
+        trade = samples.series(symbol, "trade", None, start, end)  # raises, naming what there is
+    notes.insert(0, trade.venue)
+    mark = samples.series(symbol, "mark", None, start, end) if (symbol, "mark") in have else None
+    columns = {name: np.asarray(getattr(trade, name)) for name in (*CANDLE, "volume")}
+    if mark is not None:
+        notes.append(f"marks {mark.venue}")
+        columns.update(_marks(trade.ts, mark.ts, {n: np.asarray(getattr(mark, n)) for n in CANDLE}))
+    funding = None
+    if parts.kind is not Kind.SPOT:
+        funding = _funding(samples, symbol, parts.base, start, end)
+        if funding is not None:
+            notes.append(f"funding of {funding.of or symbol}")
+    return _feed(symbol, columns, np.asarray(trade.ts), trade.step_ms, funding, ", ".join(notes))
+
+
+def _funding(samples: Samples, symbol: str, base: str, start: int, end: int) -> FundingSeries | None:
+    """The contract's own rates; else another contract's of the same coin; else none (counted by the engine)."""
+    for name in (symbol, *(f"{base}/{q}:{s}" for q, s in (("USDT", "USDT"), ("USDC", "USDC"), ("USD", base)))):
+        found = samples.funding(name, start, end + 1)
+        if found is not None and len(found):
+            return FundingSeries(found.ts, found.rate, "" if name == symbol else name)
+    return None
+
+
+def from_dataframe(
+    df: pd.DataFrame,
+    symbol: str,
+    timeframe: str = "1h",
+    stamp: str = "open",
+    mark: pd.DataFrame | pd.Series | None = None,
+    index: pd.Series | None = None,
+    funding: pd.Series | None = None,
+) -> ArrayFeed:
+    """A feed from a frame with a UTC index and columns open, high, low, close, volume (volume optional).
+
+    `stamp`: whether the index holds the candles' open (as exchanges deliver) or close. `mark`: candles on the same
+    index, or a Series of closes; `index`: a Series; `funding`: a Series of rates at their settlement times.
+    Raises InputError for NaN, prices not above zero, an index that does not rise or is not on the time frame.
+    """
+    step = _timeframe_ms(timeframe)
+    if stamp not in ("open", "close"):
+        raise InputError(f"stamp: expected open or close, found {stamp!r}")
+    missing = [name for name in CANDLE if name not in df.columns]
+    if missing:
+        raise InputError(f"from_dataframe: expected columns open high low close, {missing[0]} is missing")
+    stamps = _index_ms(df.index, symbol)
+    columns = {name: _prices(df[name], f"{symbol} {name}") for name in CANDLE}
+    if np.any(columns["low"] > np.minimum(columns["open"], columns["close"])) or np.any(
+        columns["high"] < np.maximum(columns["open"], columns["close"])
+    ):
+        raise InputError(f"{symbol}: a candle's low or high lies inside its open and close; repair the data")
+    volume = df["volume"] if "volume" in df.columns else None
+    columns["volume"] = np.zeros(len(df)) if volume is None else np.asarray(volume, dtype=float)
+    if mark is not None:
+        if getattr(mark, "ndim", 1) == 1:
+            closes = _prices(mark, f"{symbol} mark")
+            candles = {"open": np.concatenate([closes[:1], closes[:-1]]), "close": closes}
+            candles["high"] = np.maximum(candles["open"], closes)
+            candles["low"] = np.minimum(candles["open"], closes)
+        else:
+            candles = {name: _prices(mark[name], f"{symbol} mark {name}") for name in CANDLE}
+        columns.update(_marks(stamps, _index_ms(mark.index, f"{symbol} mark"), candles))
+    if index is not None:
+        columns["index"] = _aligned(stamps, _index_ms(index.index, f"{symbol} index"),
+                                    _prices(index, f"{symbol} index"))
+    rates = None
+    if funding is not None:
+        rates = FundingSeries(_index_ms(funding.index, f"{symbol} funding"), np.asarray(funding, dtype=float))
+    opens = stamps if stamp == "open" else stamps - step
+    return _feed(symbol, columns, opens, step, rates, "data frame")
+
+
+def _feed(symbol: str, columns: dict[str, NDArray[np.float64]], open_ms: NDArray[np.int64], step: int,
+          funding: FundingSeries | None, source: str) -> ArrayFeed:
+    if not len(open_ms):
+        raise InputError(f"{symbol}: expected at least one bar, found none; widen the window")
+    filled = dict(columns)
+    for name in ("mark_open", "mark_high", "mark_low", "mark", "index"):
+        filled.setdefault(name, np.full(len(open_ms), np.nan))
+    timeframe, compression = _bt_timeframe(step)
+    return ArrayFeed(
+        dataname=symbol, name=symbol, columns=filled, close_ms=np.asarray(open_ms, dtype=np.int64) + step,
+        funding=funding, source=source, timeframe=timeframe, compression=compression,
+    )
+
+
+def _marks(ts: NDArray[np.int64], mark_ts: NDArray[np.int64],
+           candles: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    names = {"open": "mark_open", "high": "mark_high", "low": "mark_low", "close": "mark"}
+    return {names[name]: _aligned(ts, mark_ts, values) for name, values in candles.items()}
+
+
+def _aligned(ts: NDArray[np.int64], other: NDArray[np.int64],
+             values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values on another clock at exactly these times; NaN where there is none (the last price stands in)."""
+    at = np.searchsorted(other, ts)
+    inside = np.minimum(at, max(len(other) - 1, 0))
+    found = np.full(len(ts), np.nan)
+    if len(other):
+        hit = other[inside] == ts
+        found[hit] = values[inside[hit]]
+    return found
+
+
+def _prices(values: Any, what: str) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=float)
+    bad = ~np.isfinite(array) | (array <= 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(f"{what}: expected finite prices above zero, found {array[row]} in row {row}; repair the data")
+    return array
+
+
+def _index_ms(index: Any, what: str) -> NDArray[np.int64]:
+    if getattr(index, "dtype", None) is None or index.dtype.kind != "M":
+        if not hasattr(index, "tz_convert"):
+            raise InputError(f"{what}: expected a DatetimeIndex in UTC")
+    if getattr(index, "tz", None) is not None:
+        index = index.tz_convert("UTC").tz_localize(None)
+    stamps = np.asarray(index.values.astype("datetime64[ms]").astype(np.int64))
+    if len(stamps) > 1 and np.any(np.diff(stamps) <= 0):
+        raise InputError(f"{what}: times must rise strictly; sort the index and drop duplicates")
+    return stamps
+
+
+_UNITS = {"s": 1_000, "m": 60_000, "h": HOUR, "d": 86_400_000}
+
+
+def _timeframe_ms(text: str) -> int:
+    number, unit = text[:-1], text[-1:]
+    if not number.isdigit() or int(number) < 1 or unit not in _UNITS:
+        raise InputError(f"timeframe: expected such as 1m, 5m, 1h or 1d, found {text!r}")
+    return int(number) * _UNITS[unit]
+
+
+def _bt_timeframe(step: int) -> tuple[int, int]:
+    for unit, kind in ((86_400_000, bt.TimeFrame.Days), (60_000, bt.TimeFrame.Minutes), (1_000, bt.TimeFrame.Seconds)):
+        if step % unit == 0:
+            return kind, step // unit
+    raise InputError(f"timeframe: bars of {step} ms are not whole seconds")
+
+
+def _step_ms(timeframe: int, compression: int) -> int:
+    unit = {bt.TimeFrame.Days: 86_400_000, bt.TimeFrame.Minutes: 60_000}.get(timeframe, 1_000)
+    return int(unit * compression)
+
+
+__all__ = ["ArrayFeed", "from_dataframe", "from_samples"]

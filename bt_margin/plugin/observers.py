@@ -1,0 +1,18 @@
+"""Observers for backtrader's plots."""
+
+from __future__ import annotations
+
+import backtrader as bt
+
+
+class MarginRatio(bt.Observer):  # type: ignore[misc]
+    """The lowest margin ratio of the account's pools, in per cent. It FALLS as danger rises: 300 warns, 100 ends."""
+
+    lines = ("ratio",)
+    plotinfo = {"plot": True, "subplot": True, "plothlines": [100.0, 300.0]}
+
+    def next(self) -> None:
+        broker = self._owner.broker
+        if getattr(broker, "margined", False):
+            ratio = broker.engine.present_ratio()
+            self.lines.ratio[0] = float("nan") if ratio is None else ratio * 100.0

@@ -1,0 +1,1 @@
+"""Bundled strategies: examples that are also the acceptance tests, one file each."""

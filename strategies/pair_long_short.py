@@ -1,0 +1,10 @@
+"""Long one coin, short another: the hedge that isolated margin cannot see."""
+
+from bt_margin.plugin.strategy import HoldOnce
+
+
+class PairLongShort(HoldOnce):
+    """Long BTC perpetual, short ETH perpetual, half of `leverage` x equity each."""
+
+    weights = {"BTC/USDT:USDT": 0.5, "ETH/USDT:USDT": -0.5}
+    symbols = ("BTC/USDT:USDT", "ETH/USDT:USDT")
