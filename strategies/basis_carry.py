@@ -1,5 +1,7 @@
 """Spot long, perpetual short: flat in the coin, paid by funding, and still liquidated when the margin is elsewhere."""
 
+from typing import ClassVar
+
 from bt_margin.plugin.strategy import HoldOnce
 
 
@@ -9,5 +11,5 @@ class BasisCarry(HoldOnce):
     Without borrowing the spot leg is paid in full, so exposures near 2 and above are refused in isolated and cross.
     """
 
-    weights = {"BTC/USDT": 0.5, "BTC/USDT:USDT": -0.5}
+    weights: ClassVar[dict[str, float]] = {"BTC/USDT": 0.5, "BTC/USDT:USDT": -0.5}
     symbols = ("BTC/USDT", "BTC/USDT:USDT")

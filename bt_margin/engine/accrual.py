@@ -23,6 +23,21 @@ HOUR = 3_600_000
 NEAR = 60_000  # the venue takes up to a minute to assess; a rate stamped within it belongs to that settlement
 
 
+def settlement_rate(premium: float, interval_hours: float, cap: float, floor: float) -> float:
+    """The rate the venue settles from an averaged premium, for those who have premiums but no rates.
+
+    Since April 2025: clamp(P + clamp(I - P, -0.05 %, +0.05 %), floor, cap), I = interest_rate(interval). All fractions.
+    Source: rule book section 8 (announcement of 2025-03/04).
+    """
+    inner = min(0.0005, max(-0.0005, interest_rate(interval_hours) - premium))
+    return min(cap, max(floor, premium + inner))
+
+
+def interest_rate(interval_hours: float) -> float:
+    """The interest part of a settlement: 0.03 % a day, shared by its settlements."""
+    return 0.0003 / (24.0 / interval_hours)
+
+
 @dataclass(frozen=True)
 class FundingSeries:
     """Settled rates of one perpetual: `times` int64 ms (settlement), `rates` fractions; positive: longs pay."""

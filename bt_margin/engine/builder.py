@@ -28,11 +28,7 @@ from bt_margin.rules.book import RuleBook, Rules, load_rules
 DEFAULT_SHIFTS = tuple(round(x / 100, 2) for x in range(-50, 55, 5))
 
 
-class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    pass
-
-
-class PositionRow(_Strict):
+class PositionRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     symbol: str
     margin_mode: str = "cross"
     contracts: float | None = None
@@ -48,7 +44,7 @@ class PositionRow(_Strict):
     interest: float | None = None
 
 
-class OrderRow(_Strict):
+class OrderRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     symbol: str
     side: Literal["buy", "sell"]
     amount: float
@@ -59,7 +55,7 @@ class OrderRow(_Strict):
     reduce_only: bool = False
 
 
-class Prices(_Strict):
+class Prices(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     mark: dict[str, float] = {}
     last: dict[str, float] = {}
     index: dict[str, float] = {}
@@ -67,13 +63,13 @@ class Prices(_Strict):
     forward: dict[str, float] = {}
 
 
-class RulesRow(_Strict):
+class RulesRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     venue: str = "okx"
     as_of: str | None = None
     extrapolate: Literal["never", "nearest"] = "never"
 
 
-class BookFile(_Strict):
+class BookFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     time: str
     balances: dict[str, float] = {}
     positions: list[PositionRow] = []

@@ -36,13 +36,15 @@ def force(account: Account, position: Position, size: float, price: float, time:
     penalty = notional * penalty_rate(position.symbol, size, rules)
     isolated = position.margin_mode == "isolated"
 
-    def book(kind: EntryKind, amount: float, **more: float) -> None:
-        where = {"margin": amount} if isolated else {"cash": amount}
-        account.apply(Entry(time, kind, settle, key=position.key, price=price, note="forced", **where, **more))
-
-    book(EntryKind.FEE, -fee)
-    book(EntryKind.PENALTY, -penalty, fund=penalty)
-    book(EntryKind.TRADE, pnl, size=size)
+    for kind, amount, fund, change in (
+        (EntryKind.FEE, -fee, 0.0, 0.0),
+        (EntryKind.PENALTY, -penalty, penalty, 0.0),
+        (EntryKind.TRADE, pnl, 0.0, size),
+    ):
+        cash, margin = (0.0, amount) if isolated else (amount, 0.0)
+        account.apply(
+            Entry(time, kind, settle, cash, margin, fund, position.key, size=change, price=price, note="forced")
+        )
     return ForcedTrade(position.key, size, price, pnl, fee, penalty)
 
 

@@ -113,13 +113,16 @@ class Instrument:
             )
         return payoff
 
-    def notional(self, size: Number, price: Number) -> Number:
+    def notional(self, size: float, price: Number) -> Number:
         """Value of |size| at `price`, in the settlement currency."""
-        return self.payoff.notional(abs(size) * self.contract_size, price)
+        units: Number = abs(size) * self.contract_size
+        result: Number = self.payoff.notional(units, price)
+        return result
 
     def pnl(self, size: float, entry: float, price: Number) -> Number:
         """Profit of a signed size between `entry` and `price`, in the settlement currency."""
-        return self.payoff.pnl(size * self.contract_size, entry, price)
+        result: Number = self.payoff.pnl(size * self.contract_size, entry, price)
+        return result
 
     @cached_property
     def _lots_per_unit(self) -> int:

@@ -36,6 +36,8 @@ Extrapolate = Literal["never", "nearest"]
 _DEFAULT = "*"
 """The funding row of every swap that has none of its own."""
 
+_read_once = cache(loading.read)
+
 
 class Rules:
     """The venue's tables at one instant.
@@ -189,8 +191,8 @@ class RuleBook:
 
     @classmethod
     def load(cls, venue: str = "okx") -> RuleBook:
-        """Read a venue's tables from disk. Raises InputError for an unknown venue."""
-        return cls(loading.read(venue))
+        """The tables of a venue. Raises InputError for an unknown venue."""
+        return cls(_read_once(venue))
 
     def overlay(
         self,
@@ -348,7 +350,9 @@ def _summary(revision: Revision[Any]) -> str:
             return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-@cache
 def load_rules(venue: str = "okx") -> RuleBook:
-    """The rule book of a venue, read once. Raises InputError for an unknown venue."""
+    """The rule book of a venue; its files are read once. Raises InputError for an unknown venue.
+
+    Each call makes a book of its own, so that the evidence of one run holds nothing another run looked up.
+    """
     return RuleBook.load(venue)

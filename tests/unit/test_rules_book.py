@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def ms(text: str) -> int:
     return round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def book() -> RuleBook:
     return load_rules("okx")
 
@@ -43,8 +44,9 @@ def test_every_revision_makes_a_row() -> None:
     for table in tables.values():
         for history in table.values():
             assert all(revision.source and revision.grade for revision in history)
-    for instant in RuleBook(tables)._breaks:  # Literal parameters are checked when a row is put together
-        rules = RuleBook(tables).as_of(instant, "nearest")
+    book = RuleBook(tables)
+    for instant in book._breaks:  # Literal parameters are checked when a row is put together
+        rules = book.as_of(instant, "nearest")
         assert rules.liquidation.liquidation_ratio == 1
         assert rules.orders.one_way in ("larger-side", "both-sides")
 
@@ -153,7 +155,7 @@ def test_an_old_revision_does_not_come_back_when_a_newer_one_ends(book: RuleBook
 def test_a_coin_does_not_stand_in_for_another_of_its_name(book: RuleBook) -> None:
     luna = "LUNA/USDT:USDT"
     assert book.as_of(ms("2022-05-12T04:00")).tiers(luna).rows[0].max_size == 150000
-    with pytest.raises(NoRuleInForce, match="another bore it before"):
+    with pytest.raises(NoRuleInForce, match=r"another bore it before"):
         book.as_of(ms("2022-05-09"), "nearest").instrument(luna)
     assert book.as_of(ms("2022-05-28"), "nearest").tiers(luna).rows[0].max_size == 1500  # not the old coin's
 
@@ -203,7 +205,7 @@ def test_frozen_rules_do_not_move(book: RuleBook) -> None:
 
 
 def test_evidence_is_sorted_and_told_once(book: RuleBook) -> None:
-    rules = book.overlay().as_of(ms("2025-10-10"))
+    rules = book.as_of(ms("2025-10-10"))
     assert rules.evidence() == ()
     for _ in range(2):
         rules.tiers(BTC)
@@ -251,7 +253,7 @@ def test_on_a_tie_the_earlier_stands_in() -> None:
 
 @pytest.mark.parametrize("spans", [((0, 0),), ((5, None), (5, None)), ((9, 3),)])
 def test_revisions_that_cannot_be(spans: tuple[tuple[int, int | None], ...]) -> None:
-    with pytest.raises(InputError, match="x: the revision of .* ends before it begins"):
+    with pytest.raises(InputError, match=r"x: the revision of .* ends before it begins"):
         history(*spans)
 
 
@@ -325,9 +327,9 @@ def test_overlays_add_up_and_survive_freezing(book: RuleBook) -> None:
         ({ETH: {"lot": math.nan}}, f"instruments.{ETH}.lot"),
         ({ETH: {"ctVal": 0.1}}, f"instruments.{ETH}.ctVal: unknown key"),
         ({ETH: [0.1]}, f"instruments.{ETH}: expected a table"),
-        ({ETH: {"tiers": [[1000, 0.004, 0.01]]}}, f"instruments.{ETH}.tiers\\[0\\]"),
-        ({ETH: {"tiers": [[1000, 0.01, 0.004, 100]]}}, f"instruments.{ETH}.tiers\\[0\\]"),
-        ({ETH: {"tiers": [[1000, math.nan, 0.01, 100]]}}, f"instruments.{ETH}.tiers\\[0\\]"),
+        ({ETH: {"tiers": [[1000, 0.004, 0.01]]}}, f"instruments.{ETH}.tiers[0]"),
+        ({ETH: {"tiers": [[1000, 0.01, 0.004, 100]]}}, f"instruments.{ETH}.tiers[0]"),
+        ({ETH: {"tiers": [[1000, math.nan, 0.01, 100]]}}, f"instruments.{ETH}.tiers[0]"),
         ({ETH: {"tiers": []}}, f"instruments.{ETH}.tiers"),
         ({ETH: {"tiers": 3}}, f"instruments.{ETH}.tiers"),
         ({"ETH-USDT-SWAP": {"contract_size": 1}}, "instruments.ETH-USDT-SWAP: expected a unified symbol"),
@@ -336,7 +338,7 @@ def test_overlays_add_up_and_survive_freezing(book: RuleBook) -> None:
     ],
 )
 def test_instruments_that_cannot_be_used(book: RuleBook, instruments: dict[str, Any], path: str) -> None:
-    with pytest.raises(InputError, match=path):
+    with pytest.raises(InputError, match=re.escape(path)):
         book.overlay(instruments=instruments)
 
 
@@ -351,7 +353,7 @@ def test_instruments_that_cannot_be_used(book: RuleBook, instruments: dict[str, 
     ],
 )
 def test_fees_that_cannot_be_used(book: RuleBook, fees: dict[str, Any], path: str) -> None:
-    with pytest.raises(InputError, match=path):
+    with pytest.raises(InputError, match=re.escape(path)):
         book.overlay(fees=fees)
 
 

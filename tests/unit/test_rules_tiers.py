@@ -113,7 +113,7 @@ def test_a_table_read_from_its_fourth_tier_on_keeps_its_numbers() -> None:
 
 @st.composite
 def ladders(draw: st.DrawFn) -> Tiers:
-    """A table of the venue's form: three printed rows, then a constant step to an initial rate of one half."""
+    """A table of the venue's form: three printed rows, then a constant step."""
     first = draw(st.integers(1, 10**6))
     sizes = [first, first + draw(st.integers(1, 10**6)), first + 10**6 + draw(st.integers(1, 10**6))]
     rates = sorted(draw(st.lists(st.integers(4, 300), min_size=3, max_size=3)))

@@ -1,0 +1,1 @@
+"""Comparing modes on past crashes."""

@@ -1,0 +1,73 @@
+"""Finding strategies: the bundled ones next to this package, or `module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bt_margin.errors import InputError
+
+BUNDLED = ("leveraged_long", "basis_carry", "pair_long_short")
+DEFAULT_SYMBOLS = ("BTC/USDT:USDT",)
+
+
+def load(spec: str) -> Any:
+    """The strategy class of a bundled name or `module:Class`. Raises InputError when there is none.
+
+    Bundled strategies are read from beside the installed bt_margin, so a user's own `strategies/` does no harm.
+    """
+    import backtrader as bt
+
+    if spec in BUNDLED:
+        module, wanted = _bundled(spec), ""
+    elif ":" in spec:
+        name, _, wanted = spec.partition(":")
+        folder = os.getcwd()
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise InputError(f"strategy: cannot import {name!r} of {spec!r}: {error}") from None
+    else:
+        raise InputError(f"strategy: expected one of {', '.join(BUNDLED)} or module:Class, found {spec!r}")
+    if wanted:
+        found = getattr(module, wanted, None)
+        if not (inspect.isclass(found) and issubclass(found, bt.Strategy)):
+            raise InputError(f"strategy: {spec!r}: {wanted} is not a backtrader Strategy in that module")
+        return found
+    own = [
+        value for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, bt.Strategy) and value.__module__ == module.__name__
+    ]
+    return own[0]
+
+
+def symbols_of(strategy: Any) -> tuple[str, ...]:
+    """What a strategy trades: its `symbols`, else the BTC perpetual."""
+    return tuple(getattr(strategy, "symbols", ()) or DEFAULT_SYMBOLS)
+
+
+def takes_leverage(strategy: Any) -> bool:
+    """True when the strategy declares a parameter `leverage`: it receives the exposure."""
+    return "leverage" in strategy.params._getkeys()
+
+
+def _bundled(name: str) -> ModuleType:
+    full = f"bt_margin_bundled_{name}"
+    if full in sys.modules:
+        return sys.modules[full]
+    path = Path(__file__).resolve().parents[2] / "strategies" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(full, path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise InputError(f"strategy: the bundled {name} is missing at {path}; reinstall bt-margin")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full] = module
+    spec.loader.exec_module(module)
+    return module
