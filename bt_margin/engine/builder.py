@@ -28,7 +28,7 @@ from bt_margin.rules.book import RuleBook, Rules, load_rules
 DEFAULT_SHIFTS = tuple(round(x / 100, 2) for x in range(-50, 55, 5))
 
 
-class PositionRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class PositionRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     symbol: str
     margin_mode: str = "cross"
     contracts: float | None = None
@@ -44,7 +44,7 @@ class PositionRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     interest: float | None = None
 
 
-class OrderRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class OrderRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     symbol: str
     side: Literal["buy", "sell"]
     amount: float
@@ -55,7 +55,7 @@ class OrderRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     reduce_only: bool = False
 
 
-class Prices(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Prices(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     mark: dict[str, float] = {}
     last: dict[str, float] = {}
     index: dict[str, float] = {}
@@ -63,13 +63,13 @@ class Prices(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     forward: dict[str, float] = {}
 
 
-class RulesRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class RulesRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     venue: str = "okx"
     as_of: str | None = None
     extrapolate: Literal["never", "nearest"] = "never"
 
 
-class BookFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class BookFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     time: str
     balances: dict[str, float] = {}
     positions: list[PositionRow] = []

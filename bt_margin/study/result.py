@@ -65,7 +65,6 @@ def write_json(results: Sequence[RunResult], meta: dict[str, Any], path: Path) -
         "evidence": [evidence[key] for key in sorted(evidence)],
         "grid": meta["grid"],
         "warnings": sorted({w for r in results for w in r.warnings}),
-        "command": meta["command"],
     }
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(body, indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")

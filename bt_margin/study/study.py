@@ -119,18 +119,18 @@ class Study:
         from bt_margin.rules.book import load_rules
 
         for task in self.tasks:
-            if task.setting is None:
-                continue
             rules = load_rules("okx").as_of(_rules_time(task), "nearest")
             for symbol in symbols_of(load(task.strategy)):
                 if rules.instrument(symbol).is_spot:
                     continue
                 limit = rules.tiers(symbol).max_leverage
-                if not 1 <= task.setting <= limit:
-                    raise InputError(
-                        f"setting: expected 1 to {limit:g}, the tier's maximum for {symbol} on {task.window.id}, "
-                        f"found {task.setting:g}"
-                    )
+                asked = {"leverage": task.leverage, "setting": task.setting}
+                for name, value in asked.items():
+                    if value is not None and (value > limit or (name == "setting" and value < 1)):
+                        raise InputError(
+                            f"{name}: expected at most {limit:g} (setting: at least 1), the tier's maximum for "
+                            f"{symbol} on {task.window.id}, found {value:g}"
+                        )
 
 
 def run_cell(task: Task) -> RunResult:
