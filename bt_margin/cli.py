@@ -74,8 +74,15 @@ def compare(
     from bt_margin.study.study import DEFAULT_LEVERAGES, DEFAULT_WINDOWS, Study
 
     study = Study(
-        strategies or BUNDLED, mode or "all", window or DEFAULT_WINDOWS, leverage or DEFAULT_LEVERAGES,
-        cash=_cash(cash), setting=setting, rules_as_of=rules_as_of, path=_path(path), strict=strict,
+        strategies or BUNDLED,
+        mode or "all",
+        window or DEFAULT_WINDOWS,
+        leverage or DEFAULT_LEVERAGES,
+        cash=_cash(cash),
+        setting=setting,
+        rules_as_of=rules_as_of,
+        path=_path(path),
+        strict=strict,
     )
     if workers is not None and workers < 1:
         raise InputError(f"workers: expected 1 or more, found {workers}")
@@ -83,7 +90,9 @@ def compare(
     results = _run(study, workers)
     meta: dict[str, Any] = {
         "title": "How the margin modes lived through past crashes",
-        "command": _command(), "versions": _versions(), "grid": study.grid(),
+        "command": _command(),
+        "versions": _versions(),
+        "grid": study.grid(),
         "assumptions": _assumptions(path, rules_as_of),
         "data": sorted({r.row["data_kind"] for r in results if r.row["data_kind"]}),
     }
@@ -98,8 +107,13 @@ def compare(
         return
     console = _console()
     console.print(verdict_table(results))
-    for line in sorted({f"{r.row['strategy']}: {r.row['reason']}" for r in results
-                        if r.row["verdict"] in ("refused", "failed", "no data")}):
+    for line in sorted(
+        {
+            f"{r.row['strategy']}: {r.row['reason']}"
+            for r in results
+            if r.row["verdict"] in ("refused", "failed", "no data")
+        }
+    ):
         console.print(line, style="yellow", markup=False)
     console.print("OKX's margin ratio falls as danger rises: warning at 300 %, liquidation at 100 %.", style="dim")
     used = meta["data"][0].partition(";")[0] if meta["data"] else "none"
@@ -124,12 +138,32 @@ def run(
     from bt_margin.model.assessment import iso
     from bt_margin.study.study import Study
 
-    study = Study([strategy], [mode], [window], [leverage], cash=_cash(cash), setting=setting,
-                  rules_as_of=rules_as_of, path=_path(path), strict=strict)
+    study = Study(
+        [strategy],
+        [mode],
+        [window],
+        [leverage],
+        cash=_cash(cash),
+        setting=setting,
+        rules_as_of=rules_as_of,
+        path=_path(path),
+        strict=strict,
+    )
     (result,) = study.run()
     if json_:
-        print(json.dumps({"row": result.row, "events": result.events, "ledger": result.ledger,
-                          "warnings": result.warnings, "evidence": result.evidence}, indent=1, allow_nan=False))
+        print(
+            json.dumps(
+                {
+                    "row": result.row,
+                    "events": result.events,
+                    "ledger": result.ledger,
+                    "warnings": result.warnings,
+                    "evidence": result.evidence,
+                },
+                indent=1,
+                allow_nan=False,
+            )
+        )
         return
     console = _console()
     console.print(verdict_table([result]))
@@ -137,8 +171,9 @@ def run(
         console.print(result.row["reason"], markup=False)
     events = _table("Events", ("time", "event", "pool", "ratio", "what"))
     for event in result.events:
-        events.add_row(iso(event["time"]), event["name"], event["pool"], _percent(event.get("margin_ratio")),
-                       _what(event))
+        events.add_row(
+            iso(event["time"]), event["name"], event["pool"], _percent(event.get("margin_ratio")), _what(event)
+        )
     console.print(events)
     console.print(_ledger_table(result))
     for warning in result.warnings:
@@ -192,28 +227,62 @@ def margin(
     console = _console()
     for report in reports:
         data = report.to_dict()
-        pools = _table(f"{report.mode}: pools", ("pool", "equity", "initial", "maintenance", "fee", "free", "ratio",
-                                                 "state"))
+        pools = _table(
+            f"{report.mode}: pools", ("pool", "equity", "initial", "maintenance", "fee", "free", "ratio", "state")
+        )
         for pool in data["pools"]:
-            pools.add_row(pool["name"], *(_money(pool[k]) for k in (
-                "equity", "initial_margin", "maintenance_margin", "liquidation_fee", "available")),
-                _percent(pool["margin_ratio"]), pool["state"])
+            pools.add_row(
+                pool["name"],
+                *(
+                    _money(pool[k])
+                    for k in ("equity", "initial_margin", "maintenance_margin", "liquidation_fee", "available")
+                ),
+                _percent(pool["margin_ratio"]),
+                pool["state"],
+            )
         console.print(pools)
-        rows = _table(f"{report.mode}: positions", ("symbol", "mode", "contracts", "entry", "mark", "unrealised",
-                                                    "initial", "maintenance", "liquidation at", "bankrupt at"))
+        rows = _table(
+            f"{report.mode}: positions",
+            (
+                "symbol",
+                "mode",
+                "contracts",
+                "entry",
+                "mark",
+                "unrealised",
+                "initial",
+                "maintenance",
+                "liquidation at",
+                "bankrupt at",
+            ),
+        )
         for p in data["positions"]:
-            rows.add_row(p["symbol"], p["margin_mode"], f"{p['contracts']:,g}", _money(p["entry_price"]),
-                         _money(p["mark_price"]), _money(p["unrealised_pnl"]), _money(p["initial_margin"]),
-                         _money(p["maintenance_margin"]), _money(p["liquidation_price"]),
-                         _money(p["bankruptcy_price"]))
+            rows.add_row(
+                p["symbol"],
+                p["margin_mode"],
+                f"{p['contracts']:,g}",
+                _money(p["entry_price"]),
+                _money(p["mark_price"]),
+                _money(p["unrealised_pnl"]),
+                _money(p["initial_margin"]),
+                _money(p["maintenance_margin"]),
+                _money(p["liquidation_price"]),
+                _money(p["bankruptcy_price"]),
+            )
         if data["positions"]:
             console.print(rows)
         if data["orders"]:
             orders = _table(f"{report.mode}: orders", ("symbol", "side", "amount", "initial", "loss", "fee", "answer"))
             for o in data["orders"]:
-                orders.add_row(o["symbol"], o["side"], f"{o['amount']:,g}", _money(o["initial_margin"]),
-                               _money(o["order_loss"]), _money(o["fee"]),
-                               "accepted" if o["accepted"] else f"{o['reason']}, short of {o['shortfall']:,.2f}")
+                orders.add_row(
+                    o["symbol"],
+                    o["side"],
+                    f"{o['amount']:,g}",
+                    _money(o["initial_margin"]),
+                    _money(o["order_loss"]),
+                    _money(o["fee"]),
+                    "accepted" if o["accepted"] else f"{o['reason']}, short of {o['shortfall']:,.2f}",
+                )
             console.print(orders)
         if stress:
             table = _table(f"{report.mode}: all prices moved", ("move", "equity USD", "lowest ratio", "state"))
@@ -237,17 +306,29 @@ def windows(*, json_: Annotated[bool, Parameter(name="--json", negative=())] = F
     rows = []
     for w in named().values():
         have = store.available(w.since, w.until)
-        rows.append({
-            "id": w.id, "title": w.title, "since": iso(w.since), "until": iso(w.until), "what": w.what,
-            "source": w.source, "data": sorted({f"{i.symbol} {i.kind} ({i.venue})" for i in have}),
-        })
+        rows.append(
+            {
+                "id": w.id,
+                "title": w.title,
+                "since": iso(w.since),
+                "until": iso(w.until),
+                "what": w.what,
+                "source": w.source,
+                "data": sorted({f"{i.symbol} {i.kind} ({i.venue})" for i in have}),
+            }
+        )
     if json_:
         print(json.dumps(rows, indent=1))
         return
     table = _table("Crashes", ("id", "what happened", "span (UTC)", f"data: {store.label}"))
     for row in rows:
-        table.add_row(str(row["id"]), f"{row['title']}. {row['what']}", f"{row['since'][:10]} to {row['until'][:10]}",
-                      ", ".join(row["data"]), end_section=True)
+        table.add_row(
+            str(row["id"]),
+            f"{row['title']}. {row['what']}",
+            f"{row['since'][:10]} to {row['until'][:10]}",
+            ", ".join(row["data"]),
+            end_section=True,
+        )
     _console().print(table)
 
 
@@ -296,8 +377,9 @@ def rules(
         return
     shown_table = _table("Rules", ("table", "subject", "effective", "until", "grade", "figures", "source"))
     for row in rows:
-        shown_table.add_row(*(str(row.get(k) or "") for k in (
-            "table", "subject", "effective", "until", "grade", "summary", "source")))
+        shown_table.add_row(
+            *(str(row.get(k) or "") for k in ("table", "subject", "effective", "until", "grade", "summary", "source"))
+        )
     _console().print(shown_table)
 
 
@@ -306,17 +388,45 @@ def rules(
 
 def verdict_table(results: Sequence[RunResult]) -> Table:
     """One row a run: what became of it, and what it cost."""
-    table = _table("Verdicts", ("window", "strategy", "lev", "mode", "verdict", "when (UTC)", "distance at entry",
-                                "lowest ratio", "forced", "fees", "funding", "liq. cost", "final equity"))
-    colours = {"survived": "green", "reduced": "yellow", "liquidated": "red", "bankrupt": "bold red",
-               "refused": "magenta", "no data": "dim", "failed": "red"}
+    table = _table(
+        "Verdicts",
+        (
+            "window",
+            "strategy",
+            "lev",
+            "mode",
+            "verdict",
+            "when (UTC)",
+            "distance at entry",
+            "lowest ratio",
+            "forced",
+            "fees",
+            "funding",
+            "liq. cost",
+            "final equity",
+        ),
+    )
+    colours = {
+        "survived": "green",
+        "reduced": "yellow",
+        "liquidated": "red",
+        "bankrupt": "bold red",
+        "refused": "magenta",
+        "no data": "dim",
+        "failed": "red",
+    }
     for result in results:
         row = result.row
         table.add_row(
-            row["window"], row["strategy"], f"{row['leverage']:g}x", row["mode"],
-            f"[{colours[row['verdict']]}]{row['verdict']}[/]", (row["liquidated_at"] or "")[:16].replace("T", " "),
+            row["window"],
+            row["strategy"],
+            f"{row['leverage']:g}x",
+            row["mode"],
+            f"[{colours[row['verdict']]}]{row['verdict']}[/]",
+            (row["liquidated_at"] or "")[:16].replace("T", " "),
             "n/a" if row["entry_distance"] is None else f"{row['entry_distance']:,.1f} %",
-            _percent(row["min_margin_ratio"]), str(row["forced_orders"]),
+            _percent(row["min_margin_ratio"]),
+            str(row["forced_orders"]),
             *(_whole(row[k]) for k in ("fees_usd", "funding_usd", "liquidation_cost_usd", "final_equity_usd")),
         )
     return table
@@ -374,7 +484,7 @@ def _writable(out: Path) -> None:
 def _assumptions(path: str, rules_as_of: str) -> list[str]:
     walks = {
         "adverse": "Each bar is walked open, the extreme that hurts the account, the other, close; all instruments' "
-                   "lows together and highs together, which is a bound.",
+        "lows together and highs together, which is a bound.",
         "ohlc": "Each bar is walked open, high, low, close.",
         "close": "Each bar is judged at its open fills and its close only: wicks are not seen.",
     }
@@ -386,7 +496,8 @@ def _assumptions(path: str, rules_as_of: str) -> list[str]:
         "maintenance rate of the closed size's tier); deleveraging is not simulated unless scripted.",
         "Fees of a regular level-1 account. Exposure = gross notional / starting equity, entered once and held; the "
         "leverage setting is twice the exposure unless given.",
-        "Rules: each instant by the revision in force at that instant." if rules_as_of == "then"
+        "Rules: each instant by the revision in force at that instant."
+        if rules_as_of == "then"
         else f"Rules: all tables frozen at {rules_as_of}.",
     ]
 
@@ -421,10 +532,37 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     from rich.table import Table as RichTable
 
     table = RichTable(title=title, title_justify="left", header_style="bold")
-    right = {"lev", "distance at entry", "lowest ratio", "forced", "fees", "funding", "liq. cost", "final equity",
-             "equity", "initial", "maintenance", "fee", "free", "ratio", "contracts", "entry", "mark", "unrealised",
-             "liquidation at", "bankrupt at", "amount", "loss", "move", "equity USD", "cash", "margin", "fund", "size",
-             "price"}
+    right = {
+        "lev",
+        "distance at entry",
+        "lowest ratio",
+        "forced",
+        "fees",
+        "funding",
+        "liq. cost",
+        "final equity",
+        "equity",
+        "initial",
+        "maintenance",
+        "fee",
+        "free",
+        "ratio",
+        "contracts",
+        "entry",
+        "mark",
+        "unrealised",
+        "liquidation at",
+        "bankrupt at",
+        "amount",
+        "loss",
+        "move",
+        "equity USD",
+        "cash",
+        "margin",
+        "fund",
+        "size",
+        "price",
+    }
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return table
@@ -433,16 +571,28 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 def _ledger_table(result: RunResult, around: int = 6) -> Table:
     from bt_margin.model.assessment import iso
 
-    table = _table("Ledger around forced orders", ("time", "kind", "currency", "cash", "margin", "fund", "symbol",
-                                                    "size", "price", "note"))
+    table = _table(
+        "Ledger around forced orders",
+        ("time", "kind", "currency", "cash", "margin", "fund", "symbol", "size", "price", "note"),
+    )
     hot = [i for i, e in enumerate(result.ledger) if e["note"] == "forced" or e["kind"] == "clawback"]
     keep = sorted({j for i in hot for j in range(max(0, i - around), min(len(result.ledger), i + around + 1))})
     if not hot:
         keep = list(range(min(2 * around, len(result.ledger))))
     for i in keep:
         e = result.ledger[i]
-        table.add_row(iso(e["time"]), e["kind"], e["currency"], _money(e["cash"]), _money(e["margin"]),
-                      _money(e["fund"]), e["symbol"], f"{e['size']:,g}", _money(e["price"]), e["note"])
+        table.add_row(
+            iso(e["time"]),
+            e["kind"],
+            e["currency"],
+            _money(e["cash"]),
+            _money(e["margin"]),
+            _money(e["fund"]),
+            e["symbol"],
+            f"{e['size']:,g}",
+            _money(e["price"]),
+            e["note"],
+        )
     return table
 
 

@@ -111,7 +111,9 @@ def funding_entries(
             entries.append(entry(cash=-from_cash))
         due -= from_cash
     pool = next(p for p in account_pools(account) if any(q.key == position.key for q in p.positions))
-    due = min(due, max(0.0, float(judge(pool, market, rules).gap)))
+    judgement = judge(pool, market, rules)
+    # a hair above 1: funding alone did not liquidate then
+    due = min(due, max(0.0, float(judgement.gap) - 1e-9 * float(judgement.requirement)))
     if due:
         entries.append(entry(margin=-due) if isolated else entry(cash=-due))
     return entries

@@ -165,14 +165,18 @@ class MarginEngine:
             raise MissingPrice(f"{order.symbol}: a fill needs a finite price above zero, found {price!r}")
         resting = self.account.withdraw(order.id)
         answer = self.check(replace(order, size=size, price=price))
+        if not isinstance(answer, Refusal) and fee and order.side == "buy":
+            left = order_rules.headroom(self.account, answer, self.market, self.rules, order.instrument.quote)
+            if left < fee:  # a plain asset's fee is paid in the quote currency, on top
+                answer = Refusal("insufficient cash for the fee", fee - left, order.instrument.quote)
         if isinstance(answer, Refusal):
             self.refuse(order, answer)
             return answer
         booked = self._spot(answer, price, maker, fee) if order.instrument.is_spot else self._trade(
             answer, price, maker)
-        left = order.instrument.snap((resting or order).size - size)
-        if resting is not None and left > 0:
-            self.account.place(replace(resting, size=left))
+        rest = order.instrument.snap((resting or order).size - size)
+        if resting is not None and rest > 0:
+            self.account.place(replace(resting, size=rest))
         self._settle_cash(order.instrument.settle, float(order.instrument.notional(size, price)))
         return booked
 
@@ -206,7 +210,12 @@ class MarginEngine:
         return None
 
     def deposit(self, currency: str, amount: float) -> None:
-        """Money from (or, negative, to) outside."""
+        """Money from (or, negative, to) outside. What positions and orders use cannot be withdrawn: InputError."""
+        if not math.isfinite(amount):
+            raise InputError(f"deposit: expected a finite amount, found {amount!r}")
+        free = min(self.available(currency), self.account.balance(currency)) if amount < 0 else 0.0
+        if amount < -free:
+            raise InputError(f"deposit: at most {free:,.2f} {currency} can be withdrawn, asked for {-amount:,.2f}")
         self.account.apply(Entry(self.market.time, EntryKind.DEPOSIT, currency, cash=amount))
 
     # -- time ---------------------------------------------------------------------------------------------------

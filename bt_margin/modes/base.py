@@ -31,8 +31,8 @@ class Pool:
     positions: tuple[Position, ...]
     orders: tuple[Order, ...] = ()
 
-    def without(self, key: PositionKey, size: float, cash: float) -> Pool:
-        """The pool after `size` (signed change) of one position and `cash` came off: a what-if, not a booking."""
+    def without(self, key: PositionKey, size: float) -> Pool:
+        """The pool after `size` (signed change) of one position came off: a what-if, not a booking."""
         left = []
         for position in self.positions:
             if position.key == key:
@@ -41,7 +41,7 @@ class Pool:
                     left.append(replace(position, size=remaining))
             else:
                 left.append(position)
-        return replace(self, cash=self.cash + cash, positions=tuple(left))
+        return replace(self, positions=tuple(left))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bt_margin.model.account import Position
 from bt_margin.model.market import Market
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
-from bt_margin.modes.valuation import forced_size, penalty_rate, taker
+from bt_margin.modes.valuation import forced_size
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -41,21 +41,22 @@ def hedged_pairs(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, .
 
 
 def unhedged_largest_relief(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
-    """Phase 3: the one forced order, down one tier or whole, that lifts the ratio most."""
+    """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement.
+
+    Rewrites say "the one that improves the ratio most"; read before the order's own fee and penalty, which would
+    otherwise make the smallest position go first and rescue nothing (inferred: no record holds two positions).
+    """
     if not pool.positions:
         return ()
-    spare = float(judge(pool, market, rules).gap)
-    best: tuple[float, str, str] | None = None
+    now = judge(pool, market, rules)
+    most = -math.inf
     answer: tuple[Reduction, ...] = ()
     for position in sorted(pool.positions, key=lambda p: p.key):
-        size = forced_size(position, pool, market, rules, spare)
-        after = judge(pool.without(position.key, -position.sign * size, _cost(position, size, market, rules)),
-                      market, rules)
-        requirement = float(after.requirement)
-        lifted = float(after.equity) / requirement if requirement > 0 else math.inf
-        if best is None or lifted > best[0]:
-            best = (lifted, *position.key[:2])
-            answer = (_close(position, size, "unhedged position"),)
+        size = forced_size(position, pool, market, rules, float(now.gap))
+        after = judge(pool.without(position.key, -position.sign * size), market, rules)
+        relief = float(now.requirement) - float(after.requirement)
+        if relief > most:
+            most, answer = relief, (_close(position, size, "unhedged position"),)
     return answer
 
 
@@ -76,10 +77,3 @@ def takeover(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
 def _close(position: Position, size: float, step: str) -> Reduction:
     return Close(position.key, -position.sign * size, step)
 
-
-def _cost(position: Position, size: float, market: Market, rules: Rules) -> float:
-    """Realised profit less fee and penalty of closing `size` at the mark."""
-    mark = float(market.mark(position.symbol))
-    notional = float(position.instrument.notional(size, mark))
-    pnl = float(position.instrument.pnl(position.sign * size, position.entry_price, mark))
-    return pnl - notional * (taker(position.instrument, rules) + penalty_rate(position.symbol, size, rules))

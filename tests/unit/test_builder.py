@@ -19,13 +19,33 @@ BOOK: dict[str, Any] = {
     "time": "2025-10-08T10:26:41Z",
     "balances": {"USDT": 100000, "BTC": 2},
     "positions": [
-        {"symbol": "BTC/USDT:USDT", "contracts": -10, "entry_price": 100000, "margin_mode": "cross", "leverage": 10,
-         "position_side": "net"},
-        {"symbol": "ETH/USDT:USDT", "contracts": 1, "entry_price": 3011, "margin_mode": "isolated", "leverage": 10,
-         "margin": 30.11},
+        {
+            "symbol": "BTC/USDT:USDT",
+            "contracts": -10,
+            "entry_price": 100000,
+            "margin_mode": "cross",
+            "leverage": 10,
+            "position_side": "net",
+        },
+        {
+            "symbol": "ETH/USDT:USDT",
+            "contracts": 1,
+            "entry_price": 3011,
+            "margin_mode": "isolated",
+            "leverage": 10,
+            "margin": 30.11,
+        },
     ],
-    "orders": [{"symbol": "BTC/USDT:USDT", "side": "sell", "amount": 4, "price": 100000, "margin_mode": "cross",
-                "reduce_only": False}],
+    "orders": [
+        {
+            "symbol": "BTC/USDT:USDT",
+            "side": "sell",
+            "amount": 4,
+            "price": 100000,
+            "margin_mode": "cross",
+            "reduce_only": False,
+        }
+    ],
     "prices": {
         "mark": {"BTC/USDT:USDT": 97093.7, "ETH/USDT:USDT": 3010.54},
         "index": {"BTC/USDT": 97078.9, "ETH/USDT": 3010.0, "USDT/USD": 0.99954},
@@ -52,8 +72,18 @@ def test_every_mode_is_reported_and_planned_ones_are_refused() -> None:
     assert [r["mode"] for r in refused] == ["multi-currency", "portfolio"]
     for report in reports:
         text = json.dumps(report.to_dict(), allow_nan=False)
-        assert {"mode", "time", "account", "pools", "currencies", "positions", "orders", "risk_units", "evidence",
-                "warnings"} == set(json.loads(text))
+        assert {
+            "mode",
+            "time",
+            "account",
+            "pools",
+            "currencies",
+            "positions",
+            "orders",
+            "risk_units",
+            "evidence",
+            "warnings",
+        } == set(json.loads(text))
 
 
 def test_cross_figures_by_hand() -> None:
@@ -165,21 +195,50 @@ def test_what_is_not_built_raises_instead_of_guessing() -> None:
     inverse = with_("positions/0/symbol", "BTC/USD:BTC")
     with pytest.raises(NotSupported, match="inverse"):
         PositionBuilder.from_dict(inverse).report("cross")
-    spot = with_("positions/0", {"symbol": "BTC/USDT", "margin_mode": "isolated", "direction": "long",
-                                 "margin_currency": "BTC", "assets": 1.0, "margin": 0.1, "liability": 10000,
-                                 "interest": 0, "entry_price": 10000, "leverage": 10})
+    spot = with_(
+        "positions/0",
+        {
+            "symbol": "BTC/USDT",
+            "margin_mode": "isolated",
+            "direction": "long",
+            "margin_currency": "BTC",
+            "assets": 1.0,
+            "margin": 0.1,
+            "liability": 10000,
+            "interest": 0,
+            "entry_price": 10000,
+            "leverage": 10,
+        },
+    )
     with pytest.raises(NotSupported, match="spot-margin"):
         PositionBuilder.from_dict(spot).report("cross")
 
 
 def test_a_ccxt_dump_reads_like_the_book() -> None:
-    positions = [{
-        "symbol": "ETH/USDT:USDT", "contracts": 1.0, "side": "long", "entryPrice": 3011.0, "markPrice": 3010.54,
-        "marginMode": "isolated", "leverage": 10.0, "collateral": 30.11, "timestamp": 1_764_434_109_000,
-        "info": {"posSide": "long", "margin": "30.11", "lever": "10"},
-    }]
-    balance = {"info": {"data": [{"uTime": "1764434109000", "details": [
-        {"ccy": "USDT", "cashBal": "1000", "eq": "1030.064", "eqUsd": "1030.5"}]}]}}
+    positions = [
+        {
+            "symbol": "ETH/USDT:USDT",
+            "contracts": 1.0,
+            "side": "long",
+            "entryPrice": 3011.0,
+            "markPrice": 3010.54,
+            "marginMode": "isolated",
+            "leverage": 10.0,
+            "collateral": 30.11,
+            "timestamp": 1_764_434_109_000,
+            "info": {"posSide": "long", "margin": "30.11", "lever": "10"},
+        }
+    ]
+    balance = {
+        "info": {
+            "data": [
+                {
+                    "uTime": "1764434109000",
+                    "details": [{"ccy": "USDT", "cashBal": "1000", "eq": "1030.064", "eqUsd": "1030.5"}],
+                }
+            ]
+        }
+    }
     report = PositionBuilder.from_ccxt(positions, balance).report("isolated")
     row = report.positions[0]
     assert (row.margin_ratio, row.liquidation_price) == approx((22.191662920568692, 2722.159673530889), rel=1e-9)
@@ -188,12 +247,33 @@ def test_a_ccxt_dump_reads_like_the_book() -> None:
         PositionBuilder.from_ccxt(positions, {"info": {}})
 
 
-@given(st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-        ["time", "balances", "positions", "orders", "prices", "symbol", "contracts", "mark", "USDT", "leverage"]), inner, max_size=4),
-    max_leaves=12,
-).filter(lambda x: isinstance(x, dict)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "time",
+                        "balances",
+                        "positions",
+                        "orders",
+                        "prices",
+                        "symbol",
+                        "contracts",
+                        "mark",
+                        "USDT",
+                        "leverage",
+                    ]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    ).filter(lambda x: isinstance(x, dict))
+)
 def test_any_rubbish_is_one_line(book: dict[str, Any]) -> None:
     try:
         reports, _ = PositionBuilder.from_dict(book).reports()
@@ -207,6 +287,8 @@ def test_the_core_needs_neither_backtrader_nor_pandas() -> None:
     import subprocess
     import sys
 
-    code = ("import sys; from bt_margin import PositionBuilder; "
-            "assert not {'backtrader', 'pandas', 'pyarrow', 'ccxt', 'plotly'} & set(sys.modules), sys.modules.keys()")
+    code = (
+        "import sys; from bt_margin import PositionBuilder; "
+        "assert not {'backtrader', 'pandas', 'pyarrow', 'ccxt', 'plotly'} & set(sys.modules), sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -65,8 +65,23 @@ def test_compare_writes_table_report_json_and_parquet(tmp_path: Path, capsys) ->
     import pyarrow.parquet as pq
 
     out = tmp_path / "out"
-    assert call("compare", "leveraged_long", "--window", "2025-10-10", "--leverage", "2", "--leverage", "10",
-                "--workers", "1", "--out", str(out)) == 0
+    assert (
+        call(
+            "compare",
+            "leveraged_long",
+            "--window",
+            "2025-10-10",
+            "--leverage",
+            "2",
+            "--leverage",
+            "10",
+            "--workers",
+            "1",
+            "--out",
+            str(out),
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert "liquidated" in text
     assert "survived" in text
@@ -79,8 +94,10 @@ def test_compare_writes_table_report_json_and_parquet(tmp_path: Path, capsys) ->
     assert table.num_rows == len(summary["runs"]) == 4
     by_cell = {(r["mode"], r["leverage"]): r for r in summary["runs"]}
     assert {k: r["verdict"] for k, r in by_cell.items()} == {
-        ("isolated", 2.0): "survived", ("cross", 2.0): "survived",
-        ("isolated", 10.0): "liquidated", ("cross", 10.0): "liquidated",
+        ("isolated", 2.0): "survived",
+        ("cross", 2.0): "survived",
+        ("isolated", 10.0): "liquidated",
+        ("cross", 10.0): "liquidated",
     }
     sizes = {json.dumps(r["contracts"]) for r in summary["runs"] if r["leverage"] == 10.0}
     assert len(sizes) == 1  # the number of contracts is the same in every mode
@@ -96,16 +113,43 @@ def test_compare_writes_table_report_json_and_parquet(tmp_path: Path, capsys) ->
 
 def test_the_same_study_twice_writes_the_same_bytes(tmp_path: Path, capsys) -> None:
     for name in ("a", "b"):
-        assert call("compare", "pair_long_short", "--window", "2022-11-08", "--leverage", "5", "--workers", "1", "--out",
-                    str(tmp_path / name)) == 0
+        assert (
+            call(
+                "compare",
+                "pair_long_short",
+                "--window",
+                "2022-11-08",
+                "--leverage",
+                "5",
+                "--workers",
+                "1",
+                "--out",
+                str(tmp_path / name),
+            )
+            == 0
+        )
     capsys.readouterr()
     for file in ("summary.json", "runs.parquet"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_refused_is_never_called_survived(tmp_path: Path, capsys) -> None:
-    assert call("compare", "basis_carry", "--window", "2025-10-10", "--leverage", "2", "--workers", "1", "--json",
-                "--out", str(tmp_path)) == 0
+    assert (
+        call(
+            "compare",
+            "basis_carry",
+            "--window",
+            "2025-10-10",
+            "--leverage",
+            "2",
+            "--workers",
+            "1",
+            "--json",
+            "--out",
+            str(tmp_path),
+        )
+        == 0
+    )
     for row in json.loads(capsys.readouterr().out)["runs"]:
         assert row["verdict"] == "refused"
         assert "largest size" in row["reason"]
@@ -114,14 +158,30 @@ def test_refused_is_never_called_survived(tmp_path: Path, capsys) -> None:
 
 
 def test_no_data_is_said(tmp_path: Path, capsys) -> None:
-    assert call("compare", "leveraged_long", "--window", "2023-01-01/2023-01-05", "--leverage", "2", "--json", "--out",
-                str(tmp_path)) == 0
+    assert (
+        call(
+            "compare",
+            "leveraged_long",
+            "--window",
+            "2023-01-01/2023-01-05",
+            "--leverage",
+            "2",
+            "--json",
+            "--out",
+            str(tmp_path),
+        )
+        == 0
+    )
     assert {r["verdict"] for r in json.loads(capsys.readouterr().out)["runs"]} == {"no data"}
 
 
 def test_windows_before_2022_may_stand_on_spot_and_say_so(tmp_path: Path, capsys) -> None:
-    assert call("compare", "pair_long_short", "--window", "2020-03-12", "--leverage", "3", "--json", "--out",
-                str(tmp_path)) == 0
+    assert (
+        call(
+            "compare", "pair_long_short", "--window", "2020-03-12", "--leverage", "3", "--json", "--out", str(tmp_path)
+        )
+        == 0
+    )
     for row in json.loads(capsys.readouterr().out)["runs"]:
         assert row["verdict"] != "no data"
         assert row["available_then"] is False
@@ -171,8 +231,17 @@ def test_margin_prints_json_and_tables(tmp_path: Path, capsys) -> None:
 def test_windows_and_rules_are_listed(capsys) -> None:
     assert call("windows", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [r["id"] for r in rows] == ["2020-03-12", "2021-05-19", "2022-05-09", "2022-11-08", "2024-08-05", "2025-10-10"]
-    assert call("rules", "--table", "position_tiers", "--symbol", "BTC/USDT:USDT", "--as-of", "2025-10-10", "--json") == 0
+    assert [r["id"] for r in rows] == [
+        "2020-03-12",
+        "2021-05-19",
+        "2022-05-09",
+        "2022-11-08",
+        "2024-08-05",
+        "2025-10-10",
+    ]
+    assert (
+        call("rules", "--table", "position_tiers", "--symbol", "BTC/USDT:USDT", "--as-of", "2025-10-10", "--json") == 0
+    )
     (row,) = json.loads(capsys.readouterr().out)
     assert row["grade"] == "snapshot"
     assert call("rules") == 0

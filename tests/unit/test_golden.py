@@ -26,7 +26,9 @@ from bt_margin.rules.book import RuleBook, load_rules
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 VECTORS: dict[str, dict[str, Any]] = {
-    v["id"]: v for name in ("isolated_and_futures", "recorded_demo") for v in json.loads((GOLDEN / f"{name}.json").read_text())
+    v["id"]: v
+    for name in ("isolated_and_futures", "recorded_demo")
+    for v in json.loads((GOLDEN / f"{name}.json").read_text())
 }
 TIME = 1_788_000_000_000  # late August 2026: the months the demo engine was recorded in
 
@@ -42,17 +44,23 @@ def book_for(i: dict[str, Any], symbol: str) -> RuleBook:
     rate = i.get("tier_mmr", i.get("mmr_rate"))
     leverage = float(i.get("leverage", i.get("lever", 10)))
     if "tiers" in i:
-        tiers = [[t.get("max", 1e12), t["mmr"], t.get("imr", t["mmr"] * 2), t.get("max_lever", 125)] for t in i["tiers"]]
+        tiers = [
+            [t.get("max", 1e12), t["mmr"], t.get("imr", t["mmr"] * 2), t.get("max_lever", 125)] for t in i["tiers"]
+        ]
     elif "tiers_maxlever_maxsz" in i:
         tiers = [[size, 0.005 * (n + 1), 1 / lever, lever] for n, (lever, size) in enumerate(i["tiers_maxlever_maxsz"])]
     else:
         tiers = [[1e12, rate or 0.004, max(1 / max(leverage, 1.0), 2 * (rate or 0.004)), 125]]
     taker = i.get("taker_fee", i.get("taker_fee_rate", 0.0005))
     return load_rules("okx").overlay(
-        instruments={symbol: {
-            "contract_size": i.get("contract_size", i.get("ctVal", 1)), "tick": i.get("tick", i.get("tickSz", 0.0001)),
-            "lot": i.get("lot", 0.01), "tiers": tiers,
-        }},
+        instruments={
+            symbol: {
+                "contract_size": i.get("contract_size", i.get("ctVal", 1)),
+                "tick": i.get("tick", i.get("tickSz", 0.0001)),
+                "lot": i.get("lot", 0.01),
+                "tiers": tiers,
+            }
+        },
         fees={"swap": {"taker": taker, "maker": i.get("maker_fee", 0.0002)}},
     )
 
@@ -63,13 +71,25 @@ def position(i: dict[str, Any], instrument: Instrument, margin_mode: str, **over
     size = row["contracts"] * (1 if side == "long" else -1)
     margin = row.get("margin", 0.0) if margin_mode == "isolated" else 0.0
     return Position(
-        instrument, margin_mode, row.get("position_side", "net"), size, row.get("entry", row.get("avgPx")),
-        float(row.get("leverage", row.get("lever", 1))), margin,
+        instrument,
+        margin_mode,
+        row.get("position_side", "net"),
+        size,
+        row.get("entry", row.get("avgPx")),
+        float(row.get("leverage", row.get("lever", 1))),
+        margin,
     )
 
 
-def engine_for(v: dict[str, Any], mode: str, mark: float, cash: float, held: list[Position] | None = None,
-               book: RuleBook | None = None, last: float | None = None) -> MarginEngine:
+def engine_for(
+    v: dict[str, Any],
+    mode: str,
+    mark: float,
+    cash: float,
+    held: list[Position] | None = None,
+    book: RuleBook | None = None,
+    last: float | None = None,
+) -> MarginEngine:
     i = v["inputs"]
     symbol = unified(i.get("symbol", i.get("instId", "BTC-USDT-SWAP")))
     book = book or book_for(i, symbol)
@@ -99,9 +119,14 @@ def test_isolated_position(name: str) -> None:
     i, e, tol = v["inputs"], v["expected"], v["rel_tol"]
     row = one(v, "isolated", i.get("markPx", i.get("mark"))).assess().positions[0]
     for key, found in (
-        ("upl", row.unrealised_pnl), ("mmr", row.maintenance_margin), ("mgnRatio", row.margin_ratio),
-        ("liqPx", row.liquidation_price), ("uplRatio", row.unrealised_pnl_ratio), ("liqPx_no_tick", row.trigger_price),
-        ("initial_margin_at_open", row.initial_margin), ("bePx", None),
+        ("upl", row.unrealised_pnl),
+        ("mmr", row.maintenance_margin),
+        ("mgnRatio", row.margin_ratio),
+        ("liqPx", row.liquidation_price),
+        ("uplRatio", row.unrealised_pnl_ratio),
+        ("liqPx_no_tick", row.trigger_price),
+        ("initial_margin_at_open", row.initial_margin),
+        ("bePx", None),
     ):
         if key in e and found is not None:
             assert found == approx(e[key], rel=max(tol, 1e-9)), key
@@ -110,8 +135,14 @@ def test_isolated_position(name: str) -> None:
         key = next(iter(engine.account.positions))
         position_ = engine.account.positions[key]
         engine.account.positions[key] = Position(
-            position_.instrument, position_.margin_mode, position_.side, position_.size, position_.entry_price,
-            position_.leverage, position_.margin, e["fee"],
+            position_.instrument,
+            position_.margin_mode,
+            position_.side,
+            position_.size,
+            position_.entry_price,
+            position_.leverage,
+            position_.margin,
+            e["fee"],
         )
         assert engine.assess().positions[0].break_even_price == approx(e["bePx"], rel=1e-9)
 
@@ -131,9 +162,15 @@ def test_cross_position_with_its_account(name: str) -> None:
     i, e = v["inputs"], v["expected"]
     row = one(v, "cross", i["mark"], i["cash"], realised=0).assess().positions[0]
     for key, found in (
-        ("liqPx", row.liquidation_price), ("liq_price", row.liquidation_price), ("upl", row.unrealised_pnl),
-        ("imr", row.initial_margin), ("mmr", row.maintenance_margin), ("mm_amount", row.maintenance_margin),
-        ("mgnRatio", row.margin_ratio), ("margin_ratio", row.margin_ratio), ("upl_ratio", row.unrealised_pnl_ratio),
+        ("liqPx", row.liquidation_price),
+        ("liq_price", row.liquidation_price),
+        ("upl", row.unrealised_pnl),
+        ("imr", row.initial_margin),
+        ("mmr", row.maintenance_margin),
+        ("mm_amount", row.maintenance_margin),
+        ("mgnRatio", row.margin_ratio),
+        ("margin_ratio", row.margin_ratio),
+        ("upl_ratio", row.unrealised_pnl_ratio),
     ):
         if key in e:
             assert found == approx(e[key], rel=v["rel_tol"]), key
@@ -167,8 +204,16 @@ def test_isolated_equity_is_outside_the_cross_ratio() -> None:
     report = engine.assess()
     usdt, pool = report.currencies[0], report.pool("USDT")
     assert pool is not None
-    found = (usdt.equity, usdt.unrealised_pnl, pool.initial_margin, pool.maintenance_margin, pool.margin_ratio,
-             usdt.available_balance, usdt.frozen, usdt.leverage)
+    found = (
+        usdt.equity,
+        usdt.unrealised_pnl,
+        pool.initial_margin,
+        pool.maintenance_margin,
+        pool.margin_ratio,
+        usdt.available_balance,
+        usdt.frozen,
+        usdt.leverage,
+    )
     keys = ("eq", "upl", "imr", "mmr", "mgnRatio", "availBal", "frozenBal", "notionalLever")
     assert found == approx(tuple(e[k] for k in keys), rel=1e-10)
     held = one(v, "cross", i["mark_position"], i["cash"]).assess().positions[0]
@@ -212,7 +257,9 @@ def test_a_resting_order_counts_in_ratio_and_tier() -> None:
     engine = hedged(v, i["mark_account"])
     (o,) = i["orders"]
     instrument = next(iter(engine.account.positions.values())).instrument
-    engine.account.place(Order(1, instrument, o["side"], o["contracts"], o["px"], "cross", o["pos_side"], i["leverage"]))
+    engine.account.place(
+        Order(1, instrument, o["side"], o["contracts"], o["px"], "cross", o["pos_side"], i["leverage"])
+    )
     report = engine.assess()
     pool, usdt = report.pool("USDT"), report.currencies[0]
     assert pool is not None
@@ -235,8 +282,16 @@ def test_opening_isolated_takes_margin_and_fee_from_cash() -> None:
     assert not isinstance(fill, Refusal)
     row = engine.assess().positions[0]
     assert -fill.opened_fee == approx(e["fee"], rel=1e-9)
-    found = (row.margin, engine.account.balance("USDT"), row.unrealised_pnl, row.maintenance_margin, row.margin_ratio,
-             row.break_even_price, row.unrealised_pnl_ratio, row.liquidation_price)
+    found = (
+        row.margin,
+        engine.account.balance("USDT"),
+        row.unrealised_pnl,
+        row.maintenance_margin,
+        row.margin_ratio,
+        row.break_even_price,
+        row.unrealised_pnl_ratio,
+        row.liquidation_price,
+    )
     keys = ("margin", "cash_after", "upl", "mm_amount", "margin_ratio", "breakeven", "upl_ratio", "liq_price")
     assert found == approx(tuple(e[k] for k in keys), rel=1e-9)
 
@@ -273,11 +328,20 @@ def test_fee_and_profit_are_worked_out_fill_by_fill() -> None:
 def test_one_way_reversal_is_one_fill() -> None:
     v = VECTORS["DEMO-NET-REVERSAL-1"]
     i, e = v["inputs"], v["expected"]
-    engine = one(v, "isolated", i["fill"], 1000.0, contracts=i["position_before"], entry=i["entry_before"],
-                 margin=i["margin_before"])
+    engine = one(
+        v,
+        "isolated",
+        i["fill"],
+        1000.0,
+        contracts=i["position_before"],
+        entry=i["entry_before"],
+        margin=i["margin_before"],
+    )
     instrument = engine.rules.instrument(unified(i["symbol"]))
     size = i["order_contracts"]
-    fill = engine.fill(Order(1, instrument, i["order_side"], size, None, "isolated", "net", i["leverage"]), size, i["fill"])
+    fill = engine.fill(
+        Order(1, instrument, i["order_side"], size, None, "isolated", "net", i["leverage"]), size, i["fill"]
+    )
     assert not isinstance(fill, Refusal)
     after = next(iter(engine.account.positions.values()))
     assert (after.size, after.entry_price, after.margin, fill.pnl, -(fill.closed_fee + fill.opened_fee)) == approx(
@@ -373,7 +437,9 @@ def test_funding(name: str) -> None:
     i, e = v["inputs"], v["expected"]
     mode = i["margin_mode"]
     cash = i.get("cash_before", i.get("cash_before_case_2", 1000.0))
-    engine = one(v, mode, i["settle_price"], cash, entry=i["settle_price"], leverage=5, margin=i.get("margin_before", 0))
+    engine = one(
+        v, mode, i["settle_price"], cash, entry=i["settle_price"], leverage=5, margin=i.get("margin_before", 0)
+    )
     symbol = unified(i["symbol"])
     at = TIME // 28_800_000 * 28_800_000 + 28_800_000
     engine.funding[symbol] = FundingSeries(np.array([at]), np.array([i["rate"]]))
@@ -484,10 +550,20 @@ def test_off_tick_prices_go_to_the_less_aggressive_side() -> None:
 def test_what_orders_freeze() -> None:
     """Opening: margin + taker fee; closing: nothing; reversing: the opening part only (DEMO-ORDER-FREEZE-RULES)."""
     assert VECTORS["DEMO-ORDER-FREEZE-RULES"]["expected"]["frozen"][1] == "nothing"
-    base = {"symbol": "BTC-USDT-SWAP", "contract_size": 0.01, "contracts": 4, "side": "long", "entry": 50_000.0,
-            "leverage": 10}
+    base = {
+        "symbol": "BTC-USDT-SWAP",
+        "contract_size": 0.01,
+        "contracts": 4,
+        "side": "long",
+        "entry": 50_000.0,
+        "leverage": 10,
+    }
     frozen = {}
-    for name, side, size, reduce in (("open", "buy", 6, False), ("close", "sell", 4, True), ("through", "sell", 10, False)):
+    for name, side, size, reduce in (
+        ("open", "buy", 6, False),
+        ("close", "sell", 4, True),
+        ("through", "sell", 10, False),
+    ):
         engine = one({"inputs": base}, "cross", 50_000.0, 10_000.0)
         free = engine.available("USDT")
         instrument = engine.rules.instrument("BTC/USDT:USDT")
@@ -517,7 +593,9 @@ def test_funding_interest() -> None:
 def test_funding_fee_is_value_at_the_mark_times_rate() -> None:
     v = VECTORS["FUND-FEE-LINEAR"]
     i = v["inputs"]
-    engine = one({"inputs": {**i, "entry": i["mark"], "symbol": "ETH-USDT-SWAP"}}, "cross", i["mark"], 1000.0, leverage=5)
+    engine = one(
+        {"inputs": {**i, "entry": i["mark"], "symbol": "ETH-USDT-SWAP"}}, "cross", i["mark"], 1000.0, leverage=5
+    )
     at = TIME // 28_800_000 * 28_800_000 + 28_800_000
     engine.funding["ETH/USDT:USDT"] = FundingSeries(np.array([at]), np.array([i["rate"]]))
     engine.advance(engine.market.at(at, engine.market.marks))
@@ -560,8 +638,13 @@ def test_total_equity_sums_undiscounted_usd() -> None:
 def test_one_way_mode_charges_the_larger_side(name: str) -> None:
     v = VECTORS[name]
     i = v["inputs"]
-    base = {"contract_size": 1, "contracts": i["position_notional"], "side": i["position_side"], "entry": 1.0,
-            "leverage": i["lever"]}
+    base = {
+        "contract_size": 1,
+        "contracts": i["position_notional"],
+        "side": i["position_side"],
+        "entry": 1.0,
+        "leverage": i["lever"],
+    }
     engine = one({"inputs": base}, "cross", 1.0, 1e6)
     instrument = engine.rules.instrument("BTC/USDT:USDT")
     for n, side in enumerate(("buy", "sell")):
@@ -592,8 +675,19 @@ def test_older_partial_liquidation_goes_down_two_tiers() -> None:
     i = v["inputs"]
     when = 1_585_000_000_000  # March 2020
     book = load_rules("okx").overlay(
-        instruments={"BTC/USDT:USDT": {"contract_size": 0.0001, "tick": 0.1, "lot": 1, "tiers": [
-            [i["tier1_max"], 0.005, 0.01, 100], [i["tier3_min"] - 1, 0.01, 0.015, 66], [100_000, 0.015, 0.02, 50]]}})
+        instruments={
+            "BTC/USDT:USDT": {
+                "contract_size": 0.0001,
+                "tick": 0.1,
+                "lot": 1,
+                "tiers": [
+                    [i["tier1_max"], 0.005, 0.01, 100],
+                    [i["tier3_min"] - 1, 0.01, 0.015, 66],
+                    [100_000, 0.015, 0.02, 50],
+                ],
+            }
+        }
+    )
     instrument = book.as_of(when, "nearest").instrument("BTC/USDT:USDT")
     account = Account({"USDT": 0.0})
     mark = 6_000.0
@@ -610,11 +704,24 @@ def test_older_partial_liquidation_goes_down_two_tiers() -> None:
 def test_cross_tier_adds_long_and_short() -> None:
     v = VECTORS["TIER-CROSS-AGG-25000"]
     i = v["inputs"]
-    base = {"contract_size": 0.01, "entry": 100.0, "leverage": 10, "taker_fee": 0.0005,
-            "tiers": [{"max": 24_999, "mmr": 0.004}, {"max": 25_000, "mmr": 0.005}, {"max": 1e9, "mmr": 0.01}]}
-    full = {"inputs": {**base, "symbol": "BTC-USDT-SWAP", "cash": 1e6, "positions": [
-        {"side": "long", "contracts": i["long_contracts"], "entry": 100.0},
-        {"side": "short", "contracts": i["short_contracts"], "entry": 100.0}]}}
+    base = {
+        "contract_size": 0.01,
+        "entry": 100.0,
+        "leverage": 10,
+        "taker_fee": 0.0005,
+        "tiers": [{"max": 24_999, "mmr": 0.004}, {"max": 25_000, "mmr": 0.005}, {"max": 1e9, "mmr": 0.01}],
+    }
+    full = {
+        "inputs": {
+            **base,
+            "symbol": "BTC-USDT-SWAP",
+            "cash": 1e6,
+            "positions": [
+                {"side": "long", "contracts": i["long_contracts"], "entry": 100.0},
+                {"side": "short", "contracts": i["short_contracts"], "entry": 100.0},
+            ],
+        }
+    }
     report = hedged(full, 100.0).assess()
     assert {row.tier for row in report.positions} == {2}
     assert v["expected"]["tier_size"] == 25_000
@@ -632,8 +739,15 @@ def test_initial_margin_is_value_over_leverage() -> None:
 def test_trigger_is_rate_plus_fee() -> None:
     v = VECTORS["MM-TRIGGER-155BP"]
     i = v["inputs"]
-    base = {"contract_size": 1, "contracts": 1, "entry": 100.0, "leverage": 10, "margin": 10.0,
-            "tier_mmr": i["mmr_rate"], "taker_fee": i["fee_rate"]}
+    base = {
+        "contract_size": 1,
+        "contracts": 1,
+        "entry": 100.0,
+        "leverage": 10,
+        "margin": 10.0,
+        "tier_mmr": i["mmr_rate"],
+        "taker_fee": i["fee_rate"],
+    }
     engine = one({"inputs": base}, "isolated", 100.0)
     trigger = engine.assess().positions[0].trigger_price
     assert trigger is not None
@@ -696,7 +810,9 @@ def test_reference_case_after_a_gap() -> None:
 def reference(mode: str, fees: bool) -> MarginEngine:
     symbol = "BTC/USDT:USDT"
     engine = MarginEngine(
-        Account({"USDT": 10_000.0}), mode_named(mode), load_rules("okx"),
+        Account({"USDT": 10_000.0}),
+        mode_named(mode),
+        load_rules("okx"),
         Market(TIME, {symbol: 60_000.0}, {symbol: 60_000.0}),
     )
     order = Order(1, engine.rules.instrument(symbol), "buy", 100.0, None, mode, "net", 10.0)
@@ -709,8 +825,18 @@ def reference(mode: str, fees: bool) -> MarginEngine:
 def test_every_vector_is_checked_here() -> None:
     """No figure in tests/golden lies there unread."""
     text = Path(__file__).read_text()
-    prefixes = ("ISO-LIN", "DEMO-ISO-MET", "DEMO-LEVERAGE-CHANGE", "DEMO-MAX-SIZE", "DEMO-FUNDING-ISO",
-                "DEMO-FUNDING-CROSS", "FUND-RATE-NEW", "ONEWAY-IMR", "MM-WHOLE", "DEMO-LIQ-TIER-ISO")
+    prefixes = (
+        "ISO-LIN",
+        "DEMO-ISO-MET",
+        "DEMO-LEVERAGE-CHANGE",
+        "DEMO-MAX-SIZE",
+        "DEMO-FUNDING-ISO",
+        "DEMO-FUNDING-CROSS",
+        "FUND-RATE-NEW",
+        "ONEWAY-IMR",
+        "MM-WHOLE",
+        "DEMO-LIQ-TIER-ISO",
+    )
     unread = [name for name in VECTORS if name not in text and not name.startswith(prefixes)]
     assert unread == []
 

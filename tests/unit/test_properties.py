@@ -36,7 +36,12 @@ def positions(draw: st.DrawFn, margin_mode: str | None = None) -> Position:
     mode = margin_mode or draw(st.sampled_from(["cross", "isolated"]))
     size = draw(sizes) * draw(st.sampled_from([1, -1]))
     position = Position(
-        RULES.instrument(symbol), mode, "net", size, START[symbol] * draw(st.floats(0.5, 2.0)), draw(st.sampled_from([2.0, 5.0, 20.0]))
+        RULES.instrument(symbol),
+        mode,
+        "net",
+        size,
+        START[symbol] * draw(st.floats(0.5, 2.0)),
+        draw(st.sampled_from([2.0, 5.0, 20.0])),
     )
     return replace(position, margin=position.initial_at_entry()) if mode == "isolated" else position
 
@@ -143,23 +148,47 @@ class AnyTrading(RuleBasedStateMachine):
         rates = np.where(np.arange(len(settle)) % 3 == 0, -0.002, 0.003)
         account = Account({"USDT": cash}, "hedge" if hedge else "net")
         self.engine = MarginEngine(
-            account, mode_named(mode), load_rules("okx"), Market(TIME, self.prices, self.prices),
+            account,
+            mode_named(mode),
+            load_rules("okx"),
+            Market(TIME, self.prices, self.prices),
             funding={BTC: FundingSeries(settle, rates)},
         )
         self.mode, self.hedge, self.next_id = mode, hedge, 1
 
-    @rule(symbol=st.sampled_from([BTC, ETH, SPOT]), buy=st.booleans(), long=st.booleans(),
-          share=st.floats(0.01, 3.0), limit=st.floats(0.8, 1.2), leverage=st.sampled_from([1.0, 3.0, 10.0, 50.0]),
-          reduce=st.booleans(), rest=st.booleans(), other=st.booleans())
+    @rule(
+        symbol=st.sampled_from([BTC, ETH, SPOT]),
+        buy=st.booleans(),
+        long=st.booleans(),
+        share=st.floats(0.01, 3.0),
+        limit=st.floats(0.8, 1.2),
+        leverage=st.sampled_from([1.0, 3.0, 10.0, 50.0]),
+        reduce=st.booleans(),
+        rest=st.booleans(),
+        other=st.booleans(),
+    )
     def trade(self, symbol, buy, long, share, limit, leverage, reduce, rest, other) -> None:
         instrument = self.engine.rules.instrument(symbol)
         price = self.prices[symbol]
         worth = max(self.engine.equity_usd(), 10.0) * share
         size = instrument.floor(worth / (price * instrument.contract_size))
         side = "net" if not self.hedge or instrument.is_spot else "long" if long else "short"
-        mode = "cash" if instrument.is_spot else (("cross" if self.mode == "isolated" else "isolated") if other else self.mode)
-        order = Order(self.next_id, instrument, "buy" if buy else "sell", size, price * limit if rest else None, mode,
-                      side, 1.0 if instrument.is_spot else leverage, reduce and side == "net" and not instrument.is_spot)
+        mode = (
+            "cash"
+            if instrument.is_spot
+            else (("cross" if self.mode == "isolated" else "isolated") if other else self.mode)
+        )
+        order = Order(
+            self.next_id,
+            instrument,
+            "buy" if buy else "sell",
+            size,
+            price * limit if rest else None,
+            mode,
+            side,
+            1.0 if instrument.is_spot else leverage,
+            reduce and side == "net" and not instrument.is_spot,
+        )
         self.next_id += 1
         taken = self.engine.accept(order)
         if isinstance(taken, Refusal):
