@@ -21,23 +21,25 @@ if TYPE_CHECKING:
 
 app = App(name="bt-margin", help="OKX-style margin for backtrader: how leveraged positions die, mode by mode.")
 
-Many = Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())]
+Many = Annotated[tuple[str, ...], Parameter(negative=())]
+Numbers = Annotated[tuple[float, ...], Parameter(negative=())]
 Flag = Annotated[bool, Parameter(negative=())]
+Json = Annotated[bool, Parameter(name="--json", negative=())]
 
 
 @app.command
 def compare(
     *strategies: str,
-    window: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    mode: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    leverage: Annotated[tuple[float, ...], Parameter(negative=())] = (),
-    cash: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    window: Many = (),
+    mode: Many = (),
+    leverage: Numbers = (),
+    cash: Many = (),
     setting: float | None = None,
     rules_as_of: str = "then",
     path: str = "adverse",
     workers: int | None = None,
     out: Path = Path("bt-margin-out"),
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
     strict: Flag = False,
 ) -> None:
     """Replay strategies through past crashes under every margin mode; print the verdicts, write the report.
@@ -127,11 +129,11 @@ def run(
     window: str = "2025-10-10",
     mode: str = "cross",
     leverage: float = 5.0,
-    cash: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    cash: Many = (),
     setting: float | None = None,
     rules_as_of: str = "then",
     path: str = "adverse",
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
     strict: Flag = False,
 ) -> None:
     """One backtest in one mode: the verdict, every event, and the ledger around each forced order."""
@@ -185,7 +187,7 @@ def margin(
     book: Path,
     *,
     mode: str | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
     stress: Flag = False,
 ) -> None:
     """What a book requires, mode by mode: the position builder.
@@ -296,7 +298,7 @@ def margin(
 
 
 @app.command
-def windows(*, json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+def windows(*, json_: Json = False) -> None:
     """Named crashes, and the data at hand for each."""
     from bt_margin.model.assessment import iso
     from bt_margin.study.windows import windows as named
@@ -338,7 +340,7 @@ def rules(
     table: str | None = None,
     symbol: str | None = None,
     as_of: str | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
 ) -> None:
     """Every revision of every rule table: what, since when, by whom, how well proven.
 

@@ -279,7 +279,8 @@ class PositionBuilder:
             default = "cash" if instrument.is_spot else mode
             margin_mode = row.margin_mode or default
             if margin_mode not in MARGIN_MODES:
-                raise InputError(f"{path}.margin_mode: expected one of {', '.join(MARGIN_MODES)}, found {margin_mode!r}")
+                allowed = ", ".join(MARGIN_MODES)
+                raise InputError(f"{path}.margin_mode: expected one of {allowed}, found {margin_mode!r}")
             if instrument.is_spot and margin_mode != "cash":
                 raise NotSupported(f"{path}: spot-margin orders are not built yet; margin_mode must be cash")
             if margin_mode == "cross" and mode == "isolated":

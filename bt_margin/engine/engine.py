@@ -227,15 +227,14 @@ class MarginEngine:
             raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
         if jump:
-            self._accrue(start, target.time)
-            self._control()
+            if self._accrue(start, target.time):
+                self._control()
         else:
             self._walk(target)
         self._move(target)
         if not jump:
             self._accrue(start, target.time)
-        self._control()
-        self._watch()
+        self._watch(self._control())
 
     def _move(self, market: Market) -> None:
         self.market = market
@@ -290,10 +289,10 @@ class MarginEngine:
             share = (low + high) / 2
         return high
 
-    def _accrue(self, start: int, end: int) -> None:
-        """Funding due in (start, end], at the present marks (section 8: value at the mark)."""
-        if end <= start:
-            return
+    def _accrue(self, start: int, end: int) -> bool:
+        """Funding due in (start, end], at the present marks (section 8: value at the mark). True: something moved."""
+        if end <= start or not self.account.positions:
+            return False
         due: list[tuple[int, PositionKey, float]] = []
         for position in list(self.account.positions.values()):
             if position.instrument.kind not in (Kind.LINEAR_SWAP, Kind.INVERSE_SWAP):
@@ -315,22 +314,24 @@ class MarginEngine:
             for entry in funding_entries(self.account, held, rate, time, self.market, self.rules):
                 self.account.apply(entry)
             self._settle_cash(held.instrument.settle, 0.0)
+        return bool(due)
 
     # -- risk control -------------------------------------------------------------------------------------------
 
-    def _control(self) -> None:
-        """Liquidate every pool in breach, isolated ones first, until none is left."""
+    def _control(self) -> list[tuple[Pool, Judgement]]:
+        """Liquidate every pool in breach, isolated ones first, until none is left; the pools as then judged."""
         for _ in range(10_000):
-            pool = next((p for p in account_pools(self.account) if self._in_breach(p)), None)
+            judged = [(p, judge(p, self.market, self.rules)) for p in account_pools(self.account) if p.positions]
+            pool = next((p for p, judgement in judged if self._breaches(p, judgement)), None)
             if pool is None:
-                return
+                return judged
             self._liquidate(pool.name, pool.mode)
         raise NotConserved("risk control: a breach is never resolved; this is a defect, please report the book")
 
     def _in_breach(self, pool: Pool) -> bool:
-        if not pool.positions:
-            return False
-        judgement = judge(pool, self.market, self.rules)
+        return bool(pool.positions) and self._breaches(pool, judge(pool, self.market, self.rules))
+
+    def _breaches(self, pool: Pool, judgement: Judgement) -> bool:
         equity, requirement = float(judgement.equity), float(judgement.requirement)
         if math.isnan(equity) or math.isnan(requirement):
             raise MissingPrice(f"pool {pool.name}: its ratio is not a number at {self.market.time}; repair the data")
@@ -420,14 +421,11 @@ class MarginEngine:
         if paid > DUST * max(1.0, notional):
             self.events.append(Bankrupt(self.market.time, pool or currency, report, currency, paid))
 
-    def _watch(self) -> None:
+    def _watch(self, judged: list[tuple[Pool, Judgement]]) -> None:
         """Warn once each time a pool falls to the warning level."""
         report: AccountReport | None = None
-        for pool in account_pools(self.account):
-            if not pool.positions:
-                self._warned.discard(pool.name)
-                continue
-            judgement = judge(pool, self.market, self.rules)
+        self._warned &= {pool.name for pool, _ in judged}
+        for pool, judgement in judged:
             away = distance(pool, judgement, self.market)
             if away is not None and (self._low_distance is None or away < self._low_distance):
                 self._low_distance = away

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import OrderReport
 from bt_margin.model.market import Market
+from bt_margin.modes.assess import order_report
 from bt_margin.modes.base import judge
 from bt_margin.modes.cross import CROSS, reserved, spent_currency
 from bt_margin.modes.valuation import opening_parts, order_loss, order_price, taker
@@ -162,20 +163,7 @@ def largest_affordable(account: Account, order: Order, market: Market, rules: Ru
 
 def report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
     """How the venue would answer this order: the position builder's row."""
-    answer = check(account, order, market, rules)
-    refused = isinstance(answer, Refusal)
-    opens = opening(account, order)
-    spot = order.instrument.is_spot
-    value = float(order.instrument.notional(opens, order_price(order, market)))
-    return OrderReport(
-        symbol=order.symbol,
-        side=order.side,
-        amount=order.size,
-        price=order.price,
-        initial_margin=0.0 if spot else value / order.leverage,
-        order_loss=0.0 if spot or not opens else float(order_loss(replace(order, size=opens), market)),
-        fee=0.0 if spot else value * taker(order.instrument, rules),
-        accepted=not refused,
-        reason=answer.reason if isinstance(answer, Refusal) else "",
-        shortfall=answer.shortfall if isinstance(answer, Refusal) else 0.0,
-    )
+    row, answer = order_report(account, order, market, rules), check(account, order, market, rules)
+    if isinstance(answer, Refusal):
+        return replace(row, accepted=False, reason=answer.reason, shortfall=answer.shortfall)
+    return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bt_margin.model.account import Account, Order, Position
@@ -58,7 +59,7 @@ def assess(
     currencies = tuple(
         _currency_report(account, pool, j, market, rules) for pool, j in judged if pool.mode.name == "cross"
     )
-    order_rows = tuple(_order_report(o, market, rules, account) for o in account.orders.values())
+    order_rows = tuple(order_report(account, o, market, rules) for o in account.orders.values())
     return AccountReport(
         mode=mode.name,
         time=market.time,
@@ -221,7 +222,8 @@ def _displayed_price(
     )
 
 
-def _order_report(order: Order, market: Market, rules: Rules, account: Account) -> OrderReport:
+def order_report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
+    """What an order reserves: margin and fee of its opening part, and its loss against the mark."""
     position = account.positions.get(order.key)
     parts = opening_parts((position,) if position else (), (order,))
     opening = parts[0][1] if parts else 0.0
@@ -233,7 +235,7 @@ def _order_report(order: Order, market: Market, rules: Rules, account: Account) 
         amount=order.size,
         price=order.price,
         initial_margin=0.0 if spot else value / order.leverage,
-        order_loss=0.0 if spot or not opening else float(order_loss(order, market)),
+        order_loss=0.0 if spot or not opening else float(order_loss(replace(order, size=opening), market)),
         fee=0.0 if spot else value * taker(order.instrument, rules),
         accepted=True,
         reason="",

@@ -19,7 +19,7 @@ from bt_margin.study.windows import Window, window
 DEFAULT_WINDOWS = ("2025-10-10", "2022-11-08")
 DEFAULT_LEVERAGES = (2.0, 3.0, 5.0)
 UNIFIED_ACCOUNT = 1_617_667_200_000
-"""2021-04-06: general launch of OKX's unified account (rule book section 13); earlier replays run its earliest rules."""
+"""2021-04-06: general launch of OKX's unified account (rule book section 13); before it its earliest rules run."""
 SPOT_STANDS_IN_BEFORE = 1_640_995_200_000
 """2022-01-01: before it a perpetual without data of its own may be replayed on its spot pair, and is labelled so."""
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pytest import approx
 
 from bt_margin import PositionBuilder
 from bt_margin.errors import BtMarginError, InputError, MissingPrice, NoRuleInForce, NotSupported
@@ -93,12 +92,12 @@ def test_cross_figures_by_hand() -> None:
     held, resting = 10 * 0.01 * 97093.7, 4 * 0.01 * 100000
     upl, fee = 10 * 0.01 * (100000 - 97093.7), resting * 0.0005
     at_mark = 14 * 0.01 * 97093.7
-    assert pool.equity == approx(100000 + upl - fee)
-    assert pool.initial_margin == approx(held / 10 + resting / 10)
-    assert (pool.maintenance_margin, pool.liquidation_fee) == approx((at_mark * 0.004, at_mark * 0.0005))
-    assert report.account.idle_usd == approx(2 * 97078.9 * 0.99954)  # BTC backs nothing that settles in USDT
+    assert pool.equity == pytest.approx(100000 + upl - fee)
+    assert pool.initial_margin == pytest.approx(held / 10 + resting / 10)
+    assert (pool.maintenance_margin, pool.liquidation_fee) == pytest.approx((at_mark * 0.004, at_mark * 0.0005))
+    assert report.account.idle_usd == pytest.approx(2 * 97078.9 * 0.99954)  # BTC backs nothing that settles in USDT
     usdt = next(c for c in report.currencies if c.currency == "USDT")
-    assert usdt.equity == approx(100000 + upl + 30.11 - 0.046)
+    assert usdt.equity == pytest.approx(100000 + upl + 30.11 - 0.046)
     assert report.orders[0].accepted
 
 
@@ -107,9 +106,9 @@ def test_isolated_gives_each_derivative_a_pool_of_its_own() -> None:
     names = [p.name for p in report.pools]
     assert names[:2] == ["BTC/USDT:USDT isolated", "ETH/USDT:USDT isolated"]
     btc = report.positions[0]
-    assert btc.margin == approx(1000.0)
+    assert btc.margin == pytest.approx(1000.0)
     total = PositionBuilder.from_dict(BOOK).report("cross").account.equity_usd
-    assert report.account.equity_usd == approx(total)  # re-reading a book moves no money
+    assert report.account.equity_usd == pytest.approx(total)  # re-reading a book moves no money
 
 
 def test_a_mode_that_cannot_hold_the_book_is_refused() -> None:
@@ -131,12 +130,12 @@ def test_orders_that_cannot_open_say_what_is_missing() -> None:
 def test_stress_moves_all_prices_together() -> None:
     builder = PositionBuilder.from_dict(BOOK)
     rows = builder.stress("cross", [-0.1, 0.0, 0.1])
-    assert rows[1].equity_usd == approx(builder.report("cross").account.equity_usd)
+    assert rows[1].equity_usd == pytest.approx(builder.report("cross").account.equity_usd)
     down = with_("prices/mark", {"BTC/USDT:USDT": 97093.7 * 0.9, "ETH/USDT:USDT": 3010.54 * 0.9})
     down["prices"]["index"].update({"BTC/USDT": 97078.9 * 0.9, "ETH/USDT": 2709.0})
     there = PositionBuilder.from_dict(down).report("cross")
-    assert rows[0].equity_usd == approx(there.account.equity_usd)
-    assert rows[0].margin_ratio == approx(there.account.margin_ratio)
+    assert rows[0].equity_usd == pytest.approx(there.account.equity_usd)
+    assert rows[0].margin_ratio == pytest.approx(there.account.margin_ratio)
     with pytest.raises(InputError, match="above -1"):
         builder.stress("cross", [-1.0])
 
@@ -241,7 +240,7 @@ def test_a_ccxt_dump_reads_like_the_book() -> None:
     }
     report = PositionBuilder.from_ccxt(positions, balance).report("isolated")
     row = report.positions[0]
-    assert (row.margin_ratio, row.liquidation_price) == approx((22.191662920568692, 2722.159673530889), rel=1e-9)
+    assert (row.margin_ratio, row.liquidation_price) == pytest.approx((22.191662920568692, 2722.159673530889), rel=1e-9)
     assert report.currencies[0].balance == 1000.0
     with pytest.raises(InputError, match="ccxt"):
         PositionBuilder.from_ccxt(positions, {"info": {}})
@@ -277,10 +276,9 @@ def test_a_ccxt_dump_reads_like_the_book() -> None:
 def test_any_rubbish_is_one_line(book: dict[str, Any]) -> None:
     try:
         reports, _ = PositionBuilder.from_dict(book).reports()
-    except BtMarginError as error:
-        assert str(error)
-    else:
-        assert all(math.isfinite(r.account.equity_usd) for r in reports)
+    except BtMarginError:
+        return  # any other exception fails the test
+    assert all(math.isfinite(r.account.equity_usd) for r in reports)
 
 
 def test_the_core_needs_neither_backtrader_nor_pandas() -> None:

@@ -35,8 +35,15 @@ def ms(text: str) -> int:
 def candles(**changed: Any) -> Series:
     """Three hourly bars from 1970-01-01, with some fields replaced."""
     fields: dict[str, Any] = {
-        "venue": "okx", "symbol": "BTC/USDT", "kind": "trade", "step_ms": HOUR, "ts": [0, HOUR, 2 * HOUR],
-        "open": [2.0, 2.0, 2.0], "high": [3.0, 3.0, 3.0], "low": [1.0, 1.0, 1.0], "close": [2.0, 2.0, 2.0],
+        "venue": "okx",
+        "symbol": "BTC/USDT",
+        "kind": "trade",
+        "step_ms": HOUR,
+        "ts": [0, HOUR, 2 * HOUR],
+        "open": [2.0, 2.0, 2.0],
+        "high": [3.0, 3.0, 3.0],
+        "low": [1.0, 1.0, 1.0],
+        "close": [2.0, 2.0, 2.0],
         "volume": [0.0, 1.0, np.nan],
     }
     return Series(**(fields | changed))
@@ -168,10 +175,17 @@ def test_what_is_available_says_venue_kind_and_rows() -> None:
     start, end = samples.span("2022-11-08")
     here = {str(info): info for info in samples.available(start, end)}
     assert set(here) == {
-        "binance BTC/USDT trade 1h", "binance ETH/USDT trade 1h", "binance FTT/USDT trade 1h",
-        "okx BTC/USDT:USDT trade 1h", "okx ETH/USDT:USDT trade 1h", "okx SOL/USDT:USDT trade 1h",
-        "okx BTC/USDT:USDT mark 1h", "okx ETH/USDT:USDT mark 1h", "okx SOL/USDT:USDT mark 1h",
-        "binance BTC/USDT:USDT funding 8h", "deribit BTC-DVOL dvol 1d",
+        "binance BTC/USDT trade 1h",
+        "binance ETH/USDT trade 1h",
+        "binance FTT/USDT trade 1h",
+        "okx BTC/USDT:USDT trade 1h",
+        "okx ETH/USDT:USDT trade 1h",
+        "okx SOL/USDT:USDT trade 1h",
+        "okx BTC/USDT:USDT mark 1h",
+        "okx ETH/USDT:USDT mark 1h",
+        "okx SOL/USDT:USDT mark 1h",
+        "binance BTC/USDT:USDT funding 8h",
+        "deribit BTC-DVOL dvol 1d",
     }
     mark = here["okx SOL/USDT:USDT mark 1h"]
     assert (mark.first_ms, mark.last_ms, mark.rows) == (start, end - HOUR, 216)
@@ -187,30 +201,53 @@ def test_available_counts_what_a_lookup_returns(offset: int, length: int) -> Non
             samples.series("LUNA/USDT", "trade", None, start, start + length)
         return
     series = samples.series("LUNA/USDT", "trade", None, start, start + length)
-    assert [(i.first_ms, i.last_ms, i.rows) for i in infos] == [
-        (int(series.ts[0]), int(series.ts[-1]), len(series))
-    ]
+    assert [(i.first_ms, i.last_ms, i.rows) for i in infos] == [(int(series.ts[0]), int(series.ts[-1]), len(series))]
 
 
 @pytest.mark.parametrize(
     ("symbol", "kind", "step", "span", "message"),
     [
-        ("BTC/USDT:USDT", "mark", None, ("2020-03-07", "2020-03-16"),
-         "no mark of BTC/USDT:USDT from 2020-03-07T00:00Z until 2020-03-16T00:00Z in the "
-         "embedded hourly figures: "
-         "there is binance BTC/USDT trade 1h, binance ETH/USDT trade 1h, binance BTC/USDT:USDT trade 1h, "
-         "bybit BTC/USD:BTC funding 8h"),
-        ("UST/USDT", "trade", None, ("2023-01-01", "2023-01-02"),
-         "no trade of UST/USDT from 2023-01-01T00:00Z until 2023-01-02T00:00Z in the "
-         "embedded hourly figures: "
-         "windows with UST/USDT are 2022-05-09 (2022-05-05T00:00Z to 2022-05-15T00:00Z)"),
-        ("BTC/USDT", "trade", 60_000, ("2025-10-10", "2025-10-11"),
-         "BTC/USDT trade in the embedded hourly figures: expected the timeframe stored, 1h, found 1m"),
-        ("BTC/USDT", "trade", None, ("2022-05-09", "2022-11-08"),
-         "BTC/USDT trade from 2022-05-09T00:00Z until 2022-11-08T00:00Z: expected a span within one window, "
-         "found 2022-05-09 and 2022-11-08"),
-        ("BTC/USDT", "trade", None, ("2022-05-09", "2022-05-09"),
-         "BTC/USDT trade: expected start before end, found from 2022-05-09T00:00Z until 2022-05-09T00:00Z"),
+        (
+            "BTC/USDT:USDT",
+            "mark",
+            None,
+            ("2020-03-07", "2020-03-16"),
+            "no mark of BTC/USDT:USDT from 2020-03-07T00:00Z until 2020-03-16T00:00Z in the "
+            "embedded hourly figures: "
+            "there is binance BTC/USDT trade 1h, binance ETH/USDT trade 1h, binance BTC/USDT:USDT trade 1h, "
+            "bybit BTC/USD:BTC funding 8h",
+        ),
+        (
+            "UST/USDT",
+            "trade",
+            None,
+            ("2023-01-01", "2023-01-02"),
+            "no trade of UST/USDT from 2023-01-01T00:00Z until 2023-01-02T00:00Z in the "
+            "embedded hourly figures: "
+            "windows with UST/USDT are 2022-05-09 (2022-05-05T00:00Z to 2022-05-15T00:00Z)",
+        ),
+        (
+            "BTC/USDT",
+            "trade",
+            60_000,
+            ("2025-10-10", "2025-10-11"),
+            "BTC/USDT trade in the embedded hourly figures: expected the timeframe stored, 1h, found 1m",
+        ),
+        (
+            "BTC/USDT",
+            "trade",
+            None,
+            ("2022-05-09", "2022-11-08"),
+            "BTC/USDT trade from 2022-05-09T00:00Z until 2022-11-08T00:00Z: expected a span within one window, "
+            "found 2022-05-09 and 2022-11-08",
+        ),
+        (
+            "BTC/USDT",
+            "trade",
+            None,
+            ("2022-05-09", "2022-05-09"),
+            "BTC/USDT trade: expected start before end, found from 2022-05-09T00:00Z until 2022-05-09T00:00Z",
+        ),
     ],
 )
 def test_what_is_missing_is_said_with_what_there_is(
@@ -346,7 +383,12 @@ def test_what_is_no_timeframe_is_refused(text: str) -> None:
 
 def test_instants_are_written_for_people() -> None:
     assert [timeframe(x) for x in (60_000, HOUR, DAY, 7 * DAY, 14 * DAY, 1_500)] == [
-        "1m", "1h", "1d", "1w", "14d", "1500ms",
+        "1m",
+        "1h",
+        "1d",
+        "1w",
+        "14d",
+        "1500ms",
     ]
     assert utc(ms("2025-10-10T21:00")) == "2025-10-10T21:00Z"
     assert utc(2**62) == f"{2**62} ms"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pytest import approx
 
 from bt_margin.engine.accrual import FundingSeries, settlements
 from bt_margin.engine.engine import Fill, MarginEngine, Refusal
@@ -60,8 +59,8 @@ def test_an_isolated_death_leaves_the_cross_pool_alone() -> None:
     before = e.account.balance("USDT")
     moved(e, btc=40_000.0)
     assert [x.name for x in e.events if x.pool.endswith("isolated")] == ["Warned", "Reduced", "TakenOver"]
-    assert list(e.account.positions)[0].symbol == ETH
-    assert e.account.balance("USDT") == approx(before, abs=1e-6)
+    assert next(iter(e.account.positions)).symbol == ETH
+    assert e.account.balance("USDT") == pytest.approx(before, abs=1e-6)
 
 
 def test_orders_that_add_risk_go_first_and_may_save_the_pool() -> None:
@@ -95,7 +94,7 @@ def test_cross_goes_down_one_tier_and_stops_when_safe() -> None:
     assert position.size == 1_000.0
     assert not [x for x in e.events if x.name == "TakenOver"]
     penalty = next(x for x in e.account.ledger if x.kind is EntryKind.PENALTY)
-    assert penalty.fund == approx(3_000 * 0.01 * 35_220.0 * 0.005)  # the tier the closed 3,000 fall in
+    assert penalty.fund == pytest.approx(3_000 * 0.01 * 35_220.0 * 0.005)  # the tier the closed 3,000 fall in
 
 
 def test_two_coins_first_the_one_that_frees_the_most() -> None:
@@ -112,7 +111,7 @@ def test_a_jump_makes_a_deficit_a_leg_does_not() -> None:
         trade(e, BTC, "buy", 100, "cross")
         moved(e, jump=jump, btc=600.0)  # 99 % down
         assert bool([x for x in e.events if x.name == "Bankrupt"]) is jump
-        assert e.account.balance("USDT") == approx(0.0, abs=1e-6)
+        assert e.account.balance("USDT") == pytest.approx(0.0, abs=1e-6)
 
 
 def test_slippage_is_the_users() -> None:
@@ -120,7 +119,7 @@ def test_slippage_is_the_users() -> None:
     trade(e, BTC, "buy", 100, "isolated")
     moved(e, btc=50_000.0)
     forced = next(x for x in e.events if x.name == "Reduced")
-    assert forced.price == approx(54_244.1 * 0.99, abs=0.1)  # type: ignore[attr-defined]
+    assert forced.price == pytest.approx(54_244.1 * 0.99, abs=0.1)  # type: ignore[attr-defined]
     assert [x for x in e.events if x.name == "Bankrupt"]
 
 
@@ -128,8 +127,8 @@ def test_orders_reserve_and_refusals_say_how_much() -> None:
     e = engine(cash=1_000.0)
     answer = e.accept(order(e, BTC, "buy", 100, "cross"))  # 1 BTC at 10x needs 6,030
     assert isinstance(answer, Refusal)
-    assert answer.shortfall == approx(5_030.0)
-    assert answer.largest_size == approx(16.58)
+    assert answer.shortfall == pytest.approx(5_030.0)
+    assert answer.largest_size == pytest.approx(16.58)
     assert e.events[-1].name == "Refused"
     assert not isinstance(e.accept(order(e, BTC, "buy", 16.58, "cross", price=60_000.0, id_=2)), Refusal)
     assert isinstance(e.accept(order(e, BTC, "buy", 0.01, "cross", id_=3)), Refusal)
@@ -150,13 +149,13 @@ def test_unrealised_profit_opens_derivatives_but_buys_no_spot() -> None:
 def test_spot_pays_its_fee_in_coins_and_sells_what_is_there() -> None:
     e = engine(cash=60_000.0)
     fill = trade(e, SPOT, "buy", 1.0, "cash")
-    assert fill.opened == approx(0.999)
-    assert e.account.balance("BTC") == approx(0.999)
+    assert fill.opened == pytest.approx(0.999)
+    assert e.account.balance("BTC") == pytest.approx(0.999)
     assert e.account.balance("USDT") == 0.0
     assert isinstance(e.check(order(e, SPOT, "sell", 1.0, "cash", id_=2)), Refusal)
     trade(e, SPOT, "sell", 0.999, "cash", id_=3)
     assert e.account.balance("BTC") == 0.0
-    assert e.account.balance("USDT") == approx(60_000 * 0.999 * 0.999)
+    assert e.account.balance("USDT") == pytest.approx(60_000 * 0.999 * 0.999)
     assert max(map(abs, e.account.conservation_gap().values())) < 1e-9
 
 
@@ -172,7 +171,7 @@ def test_funding_before_july_2024_stops_at_a_ratio_of_one() -> None:
         trade(e, BTC, "buy", 100, mode)
         moved(e, ms=28_800_000)
         ratio = e.assess().positions[0].margin_ratio
-        assert ratio == approx(1.0, rel=1e-6)
+        assert ratio == pytest.approx(1.0, rel=1e-6)
         assert not [x for x in e.events if x.name == "Reduced"]
         paid = -sum(x.total for x in e.account.ledger if x.kind is EntryKind.FUNDING)
         assert 0 < paid < 30_000
@@ -228,7 +227,7 @@ def test_withdrawals_leave_what_is_used() -> None:
     with pytest.raises(InputError, match="withdrawn"):
         e.deposit("USDT", -5_000.0)
     e.deposit("USDT", -3_900.0)
-    assert e.account.balance("USDT") == approx(6_070.0)
+    assert e.account.balance("USDT") == pytest.approx(6_070.0)
 
 
 def test_products_not_built_yet_raise() -> None:

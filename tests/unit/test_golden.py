@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pytest import approx
 
 from bt_margin.engine import orders as order_rules
 from bt_margin.engine.accrual import FundingSeries, interest_rate, settlement_rate
@@ -129,7 +128,7 @@ def test_isolated_position(name: str) -> None:
         ("bePx", None),
     ):
         if key in e and found is not None:
-            assert found == approx(e[key], rel=max(tol, 1e-9)), key
+            assert found == pytest.approx(e[key], rel=max(tol, 1e-9)), key
     if "bePx" in e:  # the opening fee is in the realised profit from the first trade on
         engine = one(v, "isolated", i["mark"])
         key = next(iter(engine.account.positions))
@@ -144,14 +143,14 @@ def test_isolated_position(name: str) -> None:
             position_.margin,
             e["fee"],
         )
-        assert engine.assess().positions[0].break_even_price == approx(e["bePx"], rel=1e-9)
+        assert engine.assess().positions[0].break_even_price == pytest.approx(e["bePx"], rel=1e-9)
 
 
 def test_cross_position_of_a_capture() -> None:
     v = VECTORS["CROSS-LIN-ETH-LONG-20250829"]
     row = one(v, "cross", v["inputs"]["markPx"], 1000.0).assess().positions[0]
     e = v["expected"]
-    assert (row.initial_margin, row.maintenance_margin, row.unrealised_pnl, row.unrealised_pnl_ratio) == approx(
+    assert (row.initial_margin, row.maintenance_margin, row.unrealised_pnl, row.unrealised_pnl_ratio) == pytest.approx(
         (e["imr"], e["mmr"], e["upl"], e["uplRatio"]), rel=1e-9
     )
 
@@ -173,7 +172,7 @@ def test_cross_position_with_its_account(name: str) -> None:
         ("upl_ratio", row.unrealised_pnl_ratio),
     ):
         if key in e:
-            assert found == approx(e[key], rel=v["rel_tol"]), key
+            assert found == pytest.approx(e[key], rel=v["rel_tol"]), key
 
 
 def test_other_coins_back_nothing() -> None:
@@ -186,8 +185,8 @@ def test_other_coins_back_nothing() -> None:
     usd = {f"{o['ccy']}/USD": o["eq_usd"] / o["eq"] for o in i["other_cash"]}
     engine.market = Market(TIME, {symbol: i["mark"]}, {symbol: i["mark"]}, usd)
     report = engine.assess()
-    assert report.positions[0].margin_ratio == approx(v["expected"]["mgnRatio"], rel=1e-9)
-    assert report.account.idle_usd == approx(sum(o["eq_usd"] for o in i["other_cash"]), rel=1e-9)
+    assert report.positions[0].margin_ratio == pytest.approx(v["expected"]["mgnRatio"], rel=1e-9)
+    assert report.account.idle_usd == pytest.approx(sum(o["eq_usd"] for o in i["other_cash"]), rel=1e-9)
 
 
 def test_isolated_equity_is_outside_the_cross_ratio() -> None:
@@ -215,12 +214,15 @@ def test_isolated_equity_is_outside_the_cross_ratio() -> None:
         usdt.leverage,
     )
     keys = ("eq", "upl", "imr", "mmr", "mgnRatio", "availBal", "frozenBal", "notionalLever")
-    assert found == approx(tuple(e[k] for k in keys), rel=1e-10)
+    assert found == pytest.approx(tuple(e[k] for k in keys), rel=1e-10)
     held = one(v, "cross", i["mark_position"], i["cash"]).assess().positions[0]
     p = v["expected"]["position"]
-    assert (held.unrealised_pnl, held.initial_margin, held.maintenance_margin, held.unrealised_pnl_ratio) == approx(
-        (p["upl"], p["imr"], p["mmr"], p["uplRatio"]), rel=1e-9
-    )
+    assert (
+        held.unrealised_pnl,
+        held.initial_margin,
+        held.maintenance_margin,
+        held.unrealised_pnl_ratio,
+    ) == pytest.approx((p["upl"], p["imr"], p["mmr"], p["uplRatio"]), rel=1e-9)
     assert held.liquidation_price is None  # a long that is covered by cash alone
 
 
@@ -239,14 +241,14 @@ def test_a_hedged_pair_nets_nothing() -> None:
     pool = hedged(v, i["mark_account"]).assess().pool("USDT")
     a = e["account"]
     assert pool is not None
-    assert (pool.initial_margin, pool.maintenance_margin, pool.margin_ratio, pool.available) == approx(
+    assert (pool.initial_margin, pool.maintenance_margin, pool.margin_ratio, pool.available) == pytest.approx(
         (a["imr"], a["mmr"], a["mgnRatio"], a["availBal"]), rel=1e-9
     )
-    assert pool.equity + i["isolated_equity"] == approx(a["eq"], rel=1e-9)
+    assert pool.equity + i["isolated_equity"] == pytest.approx(a["eq"], rel=1e-9)
     rows = {row.position_side: row for row in hedged(v, i["mark_position"]).assess().positions}
     for p in e["positions"]:
         row = rows[p["side"]]
-        assert (row.initial_margin, row.maintenance_margin, row.margin_ratio, row.liquidation_price) == approx(
+        assert (row.initial_margin, row.maintenance_margin, row.margin_ratio, row.liquidation_price) == pytest.approx(
             (p["imr"], p["mmr"], p["mgnRatio"], p["liqPx"]), rel=1e-9
         )
 
@@ -263,13 +265,13 @@ def test_a_resting_order_counts_in_ratio_and_tier() -> None:
     report = engine.assess()
     pool, usdt = report.pool("USDT"), report.currencies[0]
     assert pool is not None
-    assert (pool.initial_margin, pool.maintenance_margin, pool.margin_ratio, usdt.available_balance) == approx(
+    assert (pool.initial_margin, pool.maintenance_margin, pool.margin_ratio, usdt.available_balance) == pytest.approx(
         (a["imr"], a["mmr"], a["mgnRatio"], a["availBal"]), rel=1e-9
     )
     row = report.orders[0]
-    assert (row.initial_margin, row.fee) == approx((a["ordFrozen"], a["order_fee_frozen"]), rel=1e-9)
-    assert usdt.frozen + i["isolated_equity"] == approx(a["frozenBal"], rel=1e-9)
-    assert report.positions[0].liquidation_price == approx(v["expected"]["positions_liqPx"], rel=1e-9)
+    assert (row.initial_margin, row.fee) == pytest.approx((a["ordFrozen"], a["order_fee_frozen"]), rel=1e-9)
+    assert usdt.frozen + i["isolated_equity"] == pytest.approx(a["frozenBal"], rel=1e-9)
+    assert report.positions[0].liquidation_price == pytest.approx(v["expected"]["positions_liqPx"], rel=1e-9)
 
 
 def test_opening_isolated_takes_margin_and_fee_from_cash() -> None:
@@ -281,7 +283,7 @@ def test_opening_isolated_takes_margin_and_fee_from_cash() -> None:
     fill = engine.fill(order, i["contracts"], i["entry"])
     assert not isinstance(fill, Refusal)
     row = engine.assess().positions[0]
-    assert -fill.opened_fee == approx(e["fee"], rel=1e-9)
+    assert -fill.opened_fee == pytest.approx(e["fee"], rel=1e-9)
     found = (
         row.margin,
         engine.account.balance("USDT"),
@@ -293,7 +295,7 @@ def test_opening_isolated_takes_margin_and_fee_from_cash() -> None:
         row.liquidation_price,
     )
     keys = ("margin", "cash_after", "upl", "mm_amount", "margin_ratio", "breakeven", "upl_ratio", "liq_price")
-    assert found == approx(tuple(e[k] for k in keys), rel=1e-9)
+    assert found == pytest.approx(tuple(e[k] for k in keys), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["DEMO-CASHFLOW-CLOSE", "DEMO-CLOSE-LONG-1"])
@@ -306,7 +308,7 @@ def test_closing_isolated_returns_margin_and_profit(name: str) -> None:
     instrument = engine.rules.instrument(unified(i["symbol"]))
     fill = engine.fill(Order(1, instrument, "sell", size, None, "isolated", "net", i["leverage"]), size, i["fill"])
     assert not isinstance(fill, Refusal)
-    assert (fill.pnl, -fill.closed_fee, engine.account.balance("USDT")) == approx(
+    assert (fill.pnl, -fill.closed_fee, engine.account.balance("USDT")) == pytest.approx(
         (e["pnl"], e["fee"], e["cash_after"]), rel=1e-9
     )
     assert not engine.account.positions
@@ -321,8 +323,8 @@ def test_fee_and_profit_are_worked_out_fill_by_fill() -> None:
     order = Order(1, instrument, "sell", total, 1.0, "isolated", "net", 5.0)
     engine.account.place(order)
     fills = [engine.fill(order, q, px) for q, px in i["fills"]]
-    assert [-f.closed_fee for f in fills if not isinstance(f, Refusal)] == approx(e["fees"], rel=1e-9)
-    assert [f.pnl for f in fills if not isinstance(f, Refusal)] == approx(e["pnls"], rel=1e-9)
+    assert [-f.closed_fee for f in fills if not isinstance(f, Refusal)] == pytest.approx(e["fees"], rel=1e-9)
+    assert [f.pnl for f in fills if not isinstance(f, Refusal)] == pytest.approx(e["pnls"], rel=1e-9)
 
 
 def test_one_way_reversal_is_one_fill() -> None:
@@ -344,10 +346,14 @@ def test_one_way_reversal_is_one_fill() -> None:
     )
     assert not isinstance(fill, Refusal)
     after = next(iter(engine.account.positions.values()))
-    assert (after.size, after.entry_price, after.margin, fill.pnl, -(fill.closed_fee + fill.opened_fee)) == approx(
-        (e["position_after"], e["entry_after"], e["margin_after"], e["pnl"], e["fee"]), rel=1e-9
-    )
-    assert engine.account.balance("USDT") - 1000.0 == approx(e["cash_change"], rel=1e-9)
+    assert (
+        after.size,
+        after.entry_price,
+        after.margin,
+        fill.pnl,
+        -(fill.closed_fee + fill.opened_fee),
+    ) == pytest.approx((e["position_after"], e["entry_after"], e["margin_after"], e["pnl"], e["fee"]), rel=1e-9)
+    assert engine.account.balance("USDT") - 1000.0 == pytest.approx(e["cash_change"], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ids("DEMO-LEVERAGE-CHANGE"))
@@ -358,14 +364,14 @@ def test_leverage_change(name: str) -> None:
         for leverage, mark, imr in zip(i["leverages"], i["marks_implied"], e["imr"], strict=True):
             engine = one(v, "cross", mark, i["cash"], leverage=5, entry=102.0)
             assert engine.set_leverage(next(iter(engine.account.positions)), leverage) is None
-            assert engine.assess().positions[0].initial_margin == approx(imr, rel=1e-9)
+            assert engine.assess().positions[0].initial_margin == pytest.approx(imr, rel=1e-9)
             assert engine.account.balance("USDT") == e["cash_after"]
         return
     engine = one(v, "isolated", i["mark"], i["cash"], leverage=i["leverage_from"])
     key = next(iter(engine.account.positions))
     assert engine.set_leverage(key, i["leverage_to"]) is None
     row = engine.assess().positions[0]
-    assert (row.margin, engine.account.balance("USDT"), row.liquidation_price) == approx(
+    assert (row.margin, engine.account.balance("USDT"), row.liquidation_price) == pytest.approx(
         (e["margin_after"], e["cash_after"], e["liq_price_after"]), rel=1e-9
     )
 
@@ -445,13 +451,13 @@ def test_funding(name: str) -> None:
     engine.funding[symbol] = FundingSeries(np.array([at]), np.array([i["rate"]]))
     engine.advance(engine.market.at(at, engine.market.marks))
     (entry,) = [x for x in engine.account.ledger if x.kind is EntryKind.FUNDING]
-    assert entry.total == approx(e["funding"], rel=v["rel_tol"])
+    assert entry.total == pytest.approx(e["funding"], rel=v["rel_tol"])
     if mode == "isolated":
         (held,) = engine.account.positions.values()
-        assert held.margin == approx(e["margin_after"], rel=1e-10)
+        assert held.margin == pytest.approx(e["margin_after"], rel=1e-10)
         assert engine.account.balance("USDT") == e["cash_after"]
     else:
-        assert engine.account.balance("USDT") == approx(cash + e["funding"], rel=1e-12)
+        assert engine.account.balance("USDT") == pytest.approx(cash + e["funding"], rel=1e-12)
 
 
 def test_only_the_mark_liquidates() -> None:
@@ -459,7 +465,7 @@ def test_only_the_mark_liquidates() -> None:
     i = {**VECTORS["DEMO-MARK-WICK-2"]["inputs"], **v["inputs"]}
     engine = one({"inputs": i}, "cross", i["mark"], i["cash"])
     symbol = unified(i["symbol"])
-    assert engine.assess().positions[0].liquidation_price == approx(i["liq_price"], rel=1e-9)
+    assert engine.assess().positions[0].liquidation_price == pytest.approx(i["liq_price"], rel=1e-9)
     engine.advance(Market(TIME + 1, {symbol: i["mark_high"]}, {symbol: i["last_high"]}))
     assert engine.account.positions
     engine.advance(Market(TIME + 2, {symbol: i["last_high"]}, {symbol: i["last_high"]}))
@@ -475,22 +481,22 @@ def test_a_liquidation_closes_whole_and_is_refunded_to_zero() -> None:
     order = Order(1, instrument, "sell", i["contracts"], i["entry"], "isolated", "net", i["leverage"])
     fill = engine.fill(order, i["contracts"], i["entry"])
     assert not isinstance(fill, Refusal)
-    assert -fill.opened_fee == approx(e["open_fee"], rel=1e-9)
+    assert -fill.opened_fee == pytest.approx(e["open_fee"], rel=1e-9)
     row = engine.assess().positions[0]
-    assert (row.margin, row.liquidation_price) == approx((e["margin_open"], e["liq_px_before"]), rel=1e-7)
+    assert (row.margin, row.liquidation_price) == pytest.approx((e["margin_open"], e["liq_px_before"]), rel=1e-7)
     cash = engine.account.balance("USDT")
     engine.advance(Market(TIME + 1, {symbol: i["fill"]}, {symbol: i["fill"]}), jump=True)
     forced = [x for x in engine.account.ledger if x.note == "forced"]
     by_kind = {x.kind: x for x in forced}
-    assert by_kind[EntryKind.TRADE].margin == approx(e["pnl"], rel=1e-9)
-    assert by_kind[EntryKind.FEE].margin == approx(e["fee"], rel=1e-9)
-    assert by_kind[EntryKind.PENALTY].margin == approx(e["liq_penalty"], rel=1e-9)
+    assert by_kind[EntryKind.TRADE].margin == pytest.approx(e["pnl"], rel=1e-9)
+    assert by_kind[EntryKind.FEE].margin == pytest.approx(e["fee"], rel=1e-9)
+    assert by_kind[EntryKind.PENALTY].margin == pytest.approx(e["liq_penalty"], rel=1e-9)
     (refund,) = [x for x in engine.account.ledger if x.kind is EntryKind.CLAWBACK]
-    assert refund.margin == approx(e["bill_refund"]["pos_bal_chg"], rel=1e-9)
+    assert refund.margin == pytest.approx(e["bill_refund"]["pos_bal_chg"], rel=1e-9)
     assert engine.account.balance("USDT") == cash  # cash never moves
     assert not engine.account.positions
     realised = fill.opened_fee * -1 + sum(x.margin for x in forced)
-    assert realised == approx(e["history"]["realized_pnl"], rel=1e-9)
+    assert realised == pytest.approx(e["history"]["realized_pnl"], rel=1e-9)
 
 
 def test_two_tier_position_is_stepped_down_then_closed_on_a_new_breach() -> None:
@@ -499,15 +505,15 @@ def test_two_tier_position_is_stepped_down_then_closed_on_a_new_breach() -> None
     engine = one(first, "isolated", i["entry"], i["cash"])
     symbol = unified(i["symbol"])
     row = engine.assess().positions[0]
-    assert row.liquidation_price == approx(zero["expected"]["liqPx"], rel=1e-12)
-    assert row.margin == approx(zero["expected"]["margin"], rel=1e-12)
+    assert row.liquidation_price == pytest.approx(zero["expected"]["liqPx"], rel=1e-12)
+    assert row.margin == pytest.approx(zero["expected"]["margin"], rel=1e-12)
     before = engine.market.at(TIME + 1, {symbol: i["fill"]}, {symbol: i["fill"]})
     judged = assess(engine.account, engine.mode, before, engine.rules)
-    assert judged.positions[0].margin_ratio == approx(e["mgn_ratio_before"], rel=1e-9)
+    assert judged.positions[0].margin_ratio == pytest.approx(e["mgn_ratio_before"], rel=1e-9)
     engine.advance(before, jump=True)
     (left,) = engine.account.positions.values()
-    assert (-left.size, left.margin) == approx((e["remaining_contracts"], e["margin_after"]), rel=1e-9)
-    assert engine.assess().positions[0].margin_ratio == approx(e["mgn_ratio_after"], rel=1e-9)
+    assert (-left.size, left.margin) == pytest.approx((e["remaining_contracts"], e["margin_after"]), rel=1e-9)
+    assert engine.assess().positions[0].margin_ratio == pytest.approx(e["mgn_ratio_after"], rel=1e-9)
     engine.advance(engine.market.at(TIME + 2, {symbol: 0.6877}, {symbol: 0.6877}), jump=True)
     assert not engine.account.positions
     w = whole["expected"]
@@ -517,11 +523,11 @@ def test_two_tier_position_is_stepped_down_then_closed_on_a_new_breach() -> None
         return sum(x.margin for x in forced if x.kind is kind)
 
     open_fee = -i["contracts"] * i["contract_size"] * i["entry"] * i["taker_fee"]
-    assert (total(EntryKind.TRADE), total(EntryKind.FEE) + open_fee, total(EntryKind.PENALTY)) == approx(
+    assert (total(EntryKind.TRADE), total(EntryKind.FEE) + open_fee, total(EntryKind.PENALTY)) == pytest.approx(
         (w["pnl"], w["fee"], w["liq_penalty"]), rel=1e-9
     )
     (refund,) = [x for x in engine.account.ledger if x.kind is EntryKind.CLAWBACK]
-    assert refund.margin == approx(w["refund"], rel=1e-9)
+    assert refund.margin == pytest.approx(w["refund"], rel=1e-9)
     assert engine.account.balance("USDT") == i["cash"]
 
 
@@ -570,10 +576,10 @@ def test_what_orders_freeze() -> None:
         engine.account.place(Order(1, instrument, side, size, 50_000.0, "cross", "net", 10.0, reduce))
         frozen[name] = free - engine.available("USDT")
     six = 6 * 0.01 * 50_000
-    assert frozen["open"] == approx(six / 10 + six * 0.0005)
-    assert frozen["close"] == approx(0.0)
+    assert frozen["open"] == pytest.approx(six / 10 + six * 0.0005)
+    assert frozen["close"] == pytest.approx(0.0)
     # larger-side rule: S - P = 3000 against P = 2000: 100 more margin, and the fee of the opening part
-    assert frozen["through"] == approx((six - 2_000) / 10 + six * 0.0005)
+    assert frozen["through"] == pytest.approx((six - 2_000) / 10 + six * 0.0005)
 
 
 # -- derived and official figures of the rule book -------------------------------------------------------------------
@@ -583,11 +589,11 @@ def test_what_orders_freeze() -> None:
 def test_funding_rate_formula(name: str) -> None:
     i = VECTORS[name]["inputs"]
     found = settlement_rate(i["avg_premium_index"], i["settlement_interval_hours"], i["cap"], i["floor"])
-    assert found == approx(VECTORS[name]["expected"]["funding_rate"], rel=1e-12)
+    assert found == pytest.approx(VECTORS[name]["expected"]["funding_rate"], rel=1e-12)
 
 
 def test_funding_interest() -> None:
-    assert interest_rate(8) == approx(VECTORS["FUND-INTEREST-8H"]["expected"]["interest_rate"], rel=1e-9)
+    assert interest_rate(8) == pytest.approx(VECTORS["FUND-INTEREST-8H"]["expected"]["interest_rate"], rel=1e-9)
 
 
 def test_funding_fee_is_value_at_the_mark_times_rate() -> None:
@@ -599,7 +605,7 @@ def test_funding_fee_is_value_at_the_mark_times_rate() -> None:
     at = TIME // 28_800_000 * 28_800_000 + 28_800_000
     engine.funding["ETH/USDT:USDT"] = FundingSeries(np.array([at]), np.array([i["rate"]]))
     engine.advance(engine.market.at(at, engine.market.marks))
-    assert engine.account.balance("USDT") - 1000.0 == approx(v["expected"]["fee_quote"], rel=1e-9)
+    assert engine.account.balance("USDT") - 1000.0 == pytest.approx(v["expected"]["fee_quote"], rel=1e-9)
 
 
 def test_an_order_needs_its_value_over_leverage() -> None:
@@ -610,7 +616,7 @@ def test_an_order_needs_its_value_over_leverage() -> None:
     order = Order(1, instrument, "buy", i["order_value"], 1.0, "cross", "net", i["lever"])
     assert not isinstance(engine.check(order), Refusal)
     engine.account.place(order)
-    assert i["free_margin"] - engine.available("USDT") == approx(v["expected"]["required"], rel=1e-9)
+    assert i["free_margin"] - engine.available("USDT") == pytest.approx(v["expected"]["required"], rel=1e-9)
 
 
 def test_balance_fields_of_a_capture() -> None:
@@ -620,7 +626,7 @@ def test_balance_fields_of_a_capture() -> None:
     held = {"contracts": size, "entry": mark - i["isoUpl"], "leverage": 1, "margin": i["isoEq"] - i["isoUpl"]}
     engine = one({"inputs": {**held, "contract_size": 1}}, "isolated", mark, i["cashBal"])
     (row,) = engine.assess().currencies
-    assert (row.equity, row.available_balance, row.available_equity, row.frozen) == approx(
+    assert (row.equity, row.available_balance, row.available_equity, row.frozen) == pytest.approx(
         (e["eq"], e["availBal"], e["availEq"], e["frozenBal"]), rel=1e-9
     )
 
@@ -631,7 +637,7 @@ def test_total_equity_sums_undiscounted_usd() -> None:
     account = Account(dict.fromkeys(names, 1.0))
     market = Market(TIME, indexes={f"{n}/USD": usd for n, usd in zip(names, v["inputs"]["eqUsd"], strict=True)})
     report = assess(account, mode_named("cross"), market, load_rules("okx").as_of(TIME))
-    assert report.account.equity_usd == approx(v["expected"]["totalEq"], rel=1e-9)
+    assert report.account.equity_usd == pytest.approx(v["expected"]["totalEq"], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ids("ONEWAY-IMR"))
@@ -651,7 +657,7 @@ def test_one_way_mode_charges_the_larger_side(name: str) -> None:
         engine.account.place(Order(n + 1, instrument, side, i[f"{side}_order_value"], 1.0, "cross", "net", i["lever"]))
     pool = engine.assess().pool("USDT")
     assert pool is not None
-    assert pool.initial_margin == approx(v["expected"]["required_margin"], rel=1e-9)
+    assert pool.initial_margin == pytest.approx(v["expected"]["required_margin"], rel=1e-9)
 
 
 def test_order_loss() -> None:
@@ -661,13 +667,13 @@ def test_order_loss() -> None:
     instrument = engine.rules.instrument("BTC/USDT:USDT")
     order = Order(1, instrument, i["side"], i["contracts"], i["order_px"], "cross", "net", 10.0)
     row = order_rules.report(engine.account, order, engine.market, engine.rules)
-    assert row.order_loss == approx(v["expected"]["order_loss"], rel=1e-9)
+    assert row.order_loss == pytest.approx(v["expected"]["order_loss"], rel=1e-9)
     # and it is part of the cost: free margin that covers margin and fee but not the loss is refused
     value = i["contracts"] * i["ctVal"] * i["order_px"]
     tight = engine_for({"inputs": {"contract_size": i["ctVal"]}}, "cross", i["mark"], value * 0.1005 + 499.0)
     answer = tight.check(order)
     assert isinstance(answer, Refusal)
-    assert answer.shortfall == approx(1.0)
+    assert answer.shortfall == pytest.approx(1.0)
 
 
 def test_older_partial_liquidation_goes_down_two_tiers() -> None:
@@ -733,7 +739,7 @@ def test_initial_margin_is_value_over_leverage() -> None:
     base = {"contract_size": 1, "contracts": i["q_base"], "entry": i["price"], "leverage": i["lever"], "margin": 1000.0}
     for mode in ("isolated", "cross"):
         row = one({"inputs": base}, mode, i["price"], 1e5).assess().positions[0]
-        assert row.initial_margin == approx(v["expected"]["linear_im_usdt"], rel=1e-9)
+        assert row.initial_margin == pytest.approx(v["expected"]["linear_im_usdt"], rel=1e-9)
 
 
 def test_trigger_is_rate_plus_fee() -> None:
@@ -751,7 +757,7 @@ def test_trigger_is_rate_plus_fee() -> None:
     engine = one({"inputs": base}, "isolated", 100.0)
     trigger = engine.assess().positions[0].trigger_price
     assert trigger is not None
-    assert (10.0 + trigger - 100.0) / trigger == approx(v["expected"]["margin_rate_at_liquidation"], rel=1e-9)
+    assert (10.0 + trigger - 100.0) / trigger == pytest.approx(v["expected"]["margin_rate_at_liquidation"], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ids("MM-WHOLE"))
@@ -764,7 +770,10 @@ def test_the_rate_of_the_tier_multiplies_the_whole_position(name: str) -> None:
     account.adopt(Position(instrument, "cross", "net", i["contracts"], i["mark"], 10.0))
     market = Market(1_767_100_000_000, {instrument.symbol: i["mark"]})
     row = assess(account, mode_named("cross"), market, rules).positions[0]
-    assert (row.tier, row.maintenance_margin) == (v["expected"]["tier"], approx(v["expected"]["mmr_amount"], rel=1e-9))
+    assert (row.tier, row.maintenance_margin) == (
+        v["expected"]["tier"],
+        pytest.approx(v["expected"]["mmr_amount"], rel=1e-9),
+    )
 
 
 def test_bankruptcy_price() -> None:
@@ -772,7 +781,7 @@ def test_bankruptcy_price() -> None:
     i = v["inputs"]
     base = {"contract_size": 1, "contracts": i["q"], "entry": i["avgPx"], "leverage": 10, "margin": i["margin"]}
     row = one({"inputs": base}, "isolated", i["avgPx"]).assess().positions[0]
-    assert row.bankruptcy_price == approx(v["expected"]["bankruptcyPx"], rel=1e-9)
+    assert row.bankruptcy_price == pytest.approx(v["expected"]["bankruptcyPx"], rel=1e-9)
 
 
 def test_equity_holds_unrealised_profit() -> None:
@@ -780,7 +789,9 @@ def test_equity_holds_unrealised_profit() -> None:
     i, e = v["inputs"], v["expected"]
     base = {"contract_size": 1, "contracts": i["qty_btc"], "entry": i["entry"], "leverage": 10}
     report = one({"inputs": base}, "cross", i["price"], i["usdt_balance"]).assess()
-    assert (report.positions[0].unrealised_pnl, report.currencies[0].equity) == approx((e["upl"], e["usdt_equity"]))
+    assert (report.positions[0].unrealised_pnl, report.currencies[0].equity) == pytest.approx(
+        (e["upl"], e["usdt_equity"])
+    )
 
 
 @pytest.mark.parametrize(
@@ -792,7 +803,7 @@ def test_reference_case_triggers(mode: str, fees: bool, trigger: float) -> None:
     engine = reference(mode, fees)
     engine.advance(Market(TIME + 1, {"BTC/USDT:USDT": 30_000.0}, {"BTC/USDT:USDT": 30_000.0}))
     (forced,) = [x for x in engine.events if x.name == "Reduced"]
-    assert forced.price == approx(trigger, abs=0.1)  # type: ignore[attr-defined]
+    assert forced.price == pytest.approx(trigger, abs=0.1)  # type: ignore[attr-defined]
     assert not any(x.name == "Bankrupt" for x in engine.events)
 
 
@@ -801,7 +812,7 @@ def test_reference_case_after_a_gap() -> None:
         engine = reference(mode, True)
         engine.advance(Market(TIME + 1, {"BTC/USDT:USDT": 42_000.0}, {"BTC/USDT:USDT": 42_000.0}), jump=True)
         (bankrupt,) = [x for x in engine.events if x.name == "Bankrupt"]
-        assert bankrupt.amount == approx(refund)  # type: ignore[attr-defined]
+        assert bankrupt.amount == pytest.approx(refund)  # type: ignore[attr-defined]
         assert engine.account.balance("USDT") == left
         order = Order(2, engine.rules.instrument("BTC/USDT:USDT"), "buy", 100.0, None, mode, "net", 10.0)
         assert isinstance(engine.fill(order, 100.0, 42_000.0), Refusal)

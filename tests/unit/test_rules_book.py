@@ -162,9 +162,7 @@ def test_a_coin_does_not_stand_in_for_another_of_its_name(book: RuleBook) -> Non
 
 def test_a_symbol_without_any_revision(book: RuleBook) -> None:
     for extrapolate in ("never", "nearest"):
-        with pytest.raises(
-            NoRuleInForce, match=r"FTT/USDT:USDT is not in the tables \(\d+ are known.*`instruments`"
-        ):
+        with pytest.raises(NoRuleInForce, match=r"FTT/USDT:USDT is not in the tables \(\d+ are known.*`instruments`"):
             book.as_of(ms("2022-11-08"), extrapolate).tiers("FTT/USDT:USDT")
     with pytest.raises(NoRuleInForce, match=r"such as BTC/USD:BTC, BTC/USDT, BTC/USDT:USDT"):
         book.as_of(ms("2022-11-08")).instrument("BTC/EUR")
@@ -371,8 +369,7 @@ def test_grid_tells_the_worst_of_a_window(book: RuleBook) -> None:
     assert book.grid(windows, ["LTC/USDT:USDT"])["position_tiers"]["2025-10-10"] == "extrapolated 82 d"
     assert book.grid(windows, ["FTT/USDT:USDT"])["position_tiers"]["2025-10-10"] == "missing"
     assert (
-        book.frozen_at(ms("2025-12-30")).grid(windows, ["LTC/USDT:USDT"])["position_tiers"]["2020-03-12"]
-        == "in force"
+        book.frozen_at(ms("2025-12-30")).grid(windows, ["LTC/USDT:USDT"])["position_tiers"]["2020-03-12"] == "in force"
     )
 
 

@@ -55,9 +55,7 @@ def test_rate_of_the_tier_reached_multiplies_the_whole_size(book: RuleBook, vect
 
 @pytest.mark.parametrize("vector", vectors("max_position_by_leverage"))
 def test_leverage_limits_size(vector: dict[str, Any]) -> None:
-    rows = [
-        [size, 0.005 + i / 1000, 1 / leverage, leverage] for i, (leverage, size) in enumerate(vector["tiers"])
-    ]
+    rows = [[size, 0.005 + i / 1000, 1 / leverage, leverage] for i, (leverage, size) in enumerate(vector["tiers"])]
     tiers = Tiers.from_rows("MASK/USDT:USDT", rows)
     assert [tiers.max_size(leverage) for leverage in vector["leverages"]] == vector["expected"]
     assert tiers.max_size(tiers.max_leverage + 1) == 0.0
@@ -72,9 +70,7 @@ def test_long_and_short_share_a_tier_in_cross(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("size", [1_940_001, -2e6, math.inf, math.nan])
 def test_no_rate_beyond_the_last_tier(size: float) -> None:
-    with pytest.raises(
-        InputError, match=r"beyond the largest known tier \(1940000\).*instruments.BTC/USDT:USDT"
-    ):
+    with pytest.raises(InputError, match=r"beyond the largest known tier \(1940000\).*instruments.BTC/USDT:USDT"):
         BTC.at(size)
 
 
@@ -120,8 +116,7 @@ def ladders(draw: st.DrawFn) -> Tiers:
     initials = [rate + draw(st.integers(1, 50)) for rate in rates]
     initials = [max(initials[: i + 1]) for i in range(3)]
     rows = [
-        [size, mm / 1000, im / 1000, round(1000 / im, 2)]
-        for size, mm, im in zip(sizes, rates, initials, strict=True)
+        [size, mm / 1000, im / 1000, round(1000 / im, 2)] for size, mm, im in zip(sizes, rates, initials, strict=True)
     ]
     step = {"size": draw(st.integers(1, 10**6)), "mmr": 0.005, "imr": 0.005, "until_imr": 0.5}
     return Tiers.from_rows("X/USDT:USDT", rows, step)

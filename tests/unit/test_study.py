@@ -1,0 +1,125 @@
+"""Studies: the same results whatever the executor, sums that add up, verdicts by the worst that happened."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import pytest
+
+from bt_margin.errors import InputError, NotSupported
+from bt_margin.study.strategies import load, symbols_of, takes_leverage
+from bt_margin.study.study import Study, run_cell, settings
+from bt_margin.study.windows import window, windows
+
+
+@pytest.fixture(scope="module")
+def results():
+    return Study(["leveraged_long", "pair_long_short"], "all", ["2025-10-10", "2022-11-08"], [3, 10]).run()
+
+
+def test_where_the_money_went_adds_up(results) -> None:
+    """start + price profit - fees + funding - liquidation cost + fund paid = final, when nothing is open."""
+    for r in results:
+        row, ledger = r.row, r.ledger
+        traded = math.fsum(e["cash"] + e["margin"] for e in ledger if e["kind"] == "trade")
+        moved = math.fsum(e["cash"] + e["margin"] for e in ledger)
+        parts = (
+            traded - row["fees_usd"] + row["funding_usd"] - row["liquidation_cost_usd"] + row["fund_paid_usd"]
+            - row["interest_usd"]
+        )
+        assert parts == pytest.approx(moved, abs=1e-6)
+        if row["verdict"] == "liquidated" and row["mode"] == "cross":
+            assert row["final_equity_usd"] == pytest.approx(row["start_equity_usd"] + moved, abs=1e-6)
+
+
+def test_sizes_are_the_same_in_every_mode(results) -> None:
+    sizes: dict[tuple[str, str, float], set[str]] = {}
+    for r in results:
+        sizes.setdefault((r.row["strategy"], r.row["window"], r.row["leverage"]), set()).add(str(r.row["contracts"]))
+    assert all(len(found) == 1 for found in sizes.values())
+
+
+def test_exposure_is_what_was_asked(results) -> None:
+    for r in results:
+        if r.row["strategy"] == "leveraged_long":
+            (contracts,) = r.row["contracts"].values()
+            price = r.series["prices"]["BTC/USDT:USDT"][0]
+            assert contracts * 0.01 * price / 100_000 == pytest.approx(r.row["leverage"], rel=1e-3)
+
+
+def test_verdicts_follow_events(results) -> None:
+    for r in results:
+        names = {e["name"] for e in r.events}
+        expected = (
+            "bankrupt" if "Bankrupt" in names else "liquidated" if "TakenOver" in names
+            else "reduced" if "Reduced" in names else "survived"
+        )
+        assert r.row["verdict"] == expected
+        assert (r.row["liquidated_at"] is not None) == ("TakenOver" in names)
+        if r.row["verdict"] == "survived":
+            assert r.row["min_margin_ratio"] > 1
+            assert r.row["min_distance"] > 0
+
+
+def test_any_executor_gives_the_same(results) -> None:
+    study = Study(["leveraged_long"], "all", ["2025-10-10"], [3, 10])
+    serial = study.run()
+    with ThreadPoolExecutor(2) as threads:
+        assert study.run(threads) == serial
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
+        assert study.run(processes) == serial
+
+
+def test_progress_counts_every_cell() -> None:
+    seen: list[tuple[int, int]] = []
+    Study(["leveraged_long"], ["cross"], ["2025-10-10"], [2, 3]).run(progress=lambda *done: seen.append(done))
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_rules_may_be_frozen_at_a_date() -> None:
+    then, frozen = (
+        Study(["leveraged_long"], ["isolated"], ["2022-11-08"], [5], rules_as_of=date).run()[0]
+        for date in ("then", "2025-12-30")
+    )
+    assert then.row["rules_extrapolated_days"] > 300
+    assert frozen.row["rules_extrapolated_days"] == 0
+    assert then.row["min_margin_ratio"] != frozen.row["min_margin_ratio"] or then.row != frozen.row
+
+
+def test_a_missing_price_in_strict_is_a_failed_cell() -> None:
+    (result,) = Study(["leveraged_long"], ["cross"], ["2021-05-19"], [2], strict=True).run()
+    assert result.row["verdict"] == "failed"
+    assert "strict" in result.row["reason"]
+
+
+def test_the_grid_covers_every_table() -> None:
+    rows = Study().grid()
+    assert {r["window"] for r in rows} == {"2025-10-10", "2022-11-08"}
+    tiers = {r["window"]: r["status"] for r in rows if r["table"] == "position_tiers"}
+    assert tiers["2025-10-10"].startswith("in force")
+    assert "extrapolated" in tiers["2022-11-08"]
+
+
+def test_settings_are_twice_the_exposure_capped_by_the_tier() -> None:
+    study = Study(["pair_long_short"], ["cross"], ["2025-10-10"], [3, 80])
+    assert [settings(task, symbols_of(load(task.strategy))) for task in study.tasks] == [
+        {"BTC/USDT:USDT": 6.0, "ETH/USDT:USDT": 6.0}, {"BTC/USDT:USDT": 100.0, "ETH/USDT:USDT": 100.0},
+    ]
+
+
+def test_strategies_and_windows_are_found() -> None:
+    assert takes_leverage(load("leveraged_long"))
+    assert symbols_of(object()) == ("BTC/USDT:USDT",)
+    assert window("2025-10-01/2025-10-02T12:00").until - window("2025-10-01/2025-10-02").since == 36 * 3_600_000
+    assert len(windows()) == 6
+    with pytest.raises(InputError):
+        load("leveraged_short")
+    with pytest.raises(NotSupported):
+        Study(modes=["portfolio"])
+
+
+def test_a_cell_never_raises_for_its_own_trouble() -> None:
+    (task,) = Study(["leveraged_long"], ["cross"], ["2018-01-01/2018-01-02"], [2]).tasks
+    assert run_cell(task).row["verdict"] == "no data"
