@@ -12,7 +12,7 @@ from bt_margin.model.event import Event
 from bt_margin.model.ledger import Entry
 
 
-class Recorder(bt.Analyzer):  # type: ignore[misc]
+class Recorder(bt.Analyzer):
     """Bar by bar: value, lowest margin ratio within the bar, distance to liquidation, prices; then events and ledger.
 
     `get_analysis()`: {"series": {time, equity, margin_ratio, distance, prices}, "events": [...], "ledger": [...],
@@ -22,6 +22,8 @@ class Recorder(bt.Analyzer):  # type: ignore[misc]
     def start(self) -> None:
         self._time: list[int] = []
         self._equity: list[float] = []
+        self._equity_usd: list[float] = []
+        self._start_usd: float | None = None
         self._ratio: list[float | None] = []
         self._distance: list[float | None] = []
         self._prices: dict[str, list[float]] = {data._name: [] for data in self.datas}
@@ -29,8 +31,11 @@ class Recorder(bt.Analyzer):  # type: ignore[misc]
     def next(self) -> None:
         engine = self.strategy.broker.engine
         low, distance = engine.take_lowest()
+        if self._start_usd is None:  # nothing has traded before the first bar's next()
+            self._start_usd = engine.equity_usd()
         self._time.append(engine.market.time)
         self._equity.append(float(self.strategy.broker.getvalue()))
+        self._equity_usd.append(engine.equity_usd())
         self._ratio.append(low)
         self._distance.append(distance)
         for data in self.datas:
@@ -46,13 +51,15 @@ class Recorder(bt.Analyzer):  # type: ignore[misc]
         ratios = [r for r in self._ratio if r is not None]
         return {
             "series": {
-                "time": self._time, "equity": self._equity, "margin_ratio": self._ratio,
+                "time": self._time, "equity": self._equity, "equity_usd": self._equity_usd, "margin_ratio": self._ratio,
                 "distance": self._distance, "prices": self._prices,
             },
             "events": [event_dict(event) for event in broker.events],
             "ledger": [entry_dict(entry) for entry in broker.ledger],
             "warnings": [*engine.warnings(), *(f"stand-in: {s}" for s in sorted(engine.market.stand_ins))],
             "evidence": [to_builtins(row) for row in engine.evidence()],
+            "start_equity_usd": self._start_usd,
+            "usd": {c: float(engine.market.usd(c)) for c in {e.currency for e in broker.ledger}},
             "entry_distance": known[0] if known else None,
             "min_distance": min(known) if known else None,
             "min_margin_ratio": min(ratios) if ratios else None,

@@ -88,7 +88,7 @@ class Leg:
         return True
 
 
-class MarginBroker(BackBroker):  # type: ignore[misc]
+class MarginBroker(BackBroker):
     """A drop-in for backtrader's broker that margins and liquidates as the venue does.
 
     Parameters beyond the stock broker's: `mode` (isolated | cross; None: the stock broker), `cash` (a float of
@@ -205,7 +205,7 @@ class MarginBroker(BackBroker):  # type: ignore[misc]
         self._book_check()
         self._value = self.startingcash = max(self._start_value(), self.p.min_value)
         self._available = max(0.0, self._account.balance(self.p.currency))
-        self._fundshares = self._value / self._fundval
+        self._fundshares = self._value / float(self.p.fundstartval)
 
     def _book_check(self) -> None:
         leverage = self.p.leverage
@@ -340,16 +340,16 @@ class MarginBroker(BackBroker):  # type: ignore[misc]
         return self.positions[data]
 
     def get_cash(self) -> float:
-        return self._available if self.margined and hasattr(self, "_available") else self.cash
+        return float(self._available if self.margined and hasattr(self, "_available") else self.cash)
 
     getcash = get_cash
 
     def get_value(self, datas: Any = None, mkt: bool = False, lever: bool = False) -> float:
         """Total equity; of given feeds the signed notional of their positions, at the last price."""
         if not self.margined:
-            return super().get_value(datas, mkt, lever)
+            return super().get_value(datas, mkt, lever)  # type: ignore[no-any-return]
         if datas is None:
-            return self._value
+            return float(self._value)
         total = 0.0
         for data in datas:
             position = self.getposition(data)
@@ -361,7 +361,7 @@ class MarginBroker(BackBroker):  # type: ignore[misc]
 
     def get_leverage(self) -> float:
         if not self.margined:
-            return super().get_leverage()
+            return super().get_leverage()  # type: ignore[no-any-return]
         return self.report().account.leverage if self._engine is not None else 0.0
 
     def set_cash(self, cash: Any) -> None:
@@ -578,7 +578,8 @@ class MarginBroker(BackBroker):  # type: ignore[misc]
 
     def _match(self, moved: set[Any]) -> list[Candidate]:
         """Let backtrader say which orders fill in this bar and at what price; nothing is booked yet."""
-        self._captured = captured = []
+        captured: list[Candidate] = []
+        self._captured = captured
         try:
             for _ in range(len(self.pending)):
                 order = self.pending.popleft()

@@ -26,13 +26,13 @@ HOUR = 3_600_000
 CANDLE = ("open", "high", "low", "close")
 
 
-class ArrayFeed(bt.feed.DataBase):  # type: ignore[misc]
+class ArrayFeed(bt.feed.DataBase):
     """A feed from arrays. Lines beyond the usual: mark_open, mark_high, mark_low, mark (its close), index.
 
     `columns` maps line names to float64 arrays of one length, `close_ms` the bars' closing times (ms, UTC).
     """
 
-    lines = ("mark_open", "mark_high", "mark_low", "mark", "index")
+    lines: Any = ("mark_open", "mark_high", "mark_low", "mark", "index")
     params = (("columns", None), ("close_ms", None), ("funding", None), ("source", ""))
 
     def __init__(self) -> None:
@@ -178,7 +178,8 @@ def _feed(symbol: str, columns: dict[str, NDArray[np.float64]], open_ms: NDArray
     for name in ("mark_open", "mark_high", "mark_low", "mark", "index"):
         filled.setdefault(name, np.full(len(open_ms), np.nan))
     timeframe, compression = _bt_timeframe(step)
-    return ArrayFeed(
+    make: Any = ArrayFeed  # backtrader parameters are unknown to type checkers
+    return make(  # type: ignore[no-any-return]
         dataname=symbol, name=symbol, columns=filled, close_ms=np.asarray(open_ms, dtype=np.int64) + step,
         funding=funding, source=source, timeframe=timeframe, compression=compression,
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import backtrader as bt
 
 from bt_margin.model.event import Event
 
 
-class MarginStrategy(bt.Strategy):  # type: ignore[misc]
+class MarginStrategy(bt.Strategy):
     """backtrader's Strategy with the margin broker at hand. Any other strategy works as well."""
 
     @property
@@ -30,7 +30,7 @@ class HoldOnce(MarginStrategy):
     """
 
     params = (("leverage", 2.0), ("rebalance", 0))
-    weights: dict[str, float] = {}
+    weights: ClassVar[dict[str, float]] = {}
     symbols: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class HoldOnce(MarginStrategy):
     def _bars_a_day(self) -> int:
         data = self.datas[0]
         minutes = data._compression * {bt.TimeFrame.Minutes: 1, bt.TimeFrame.Days: 1440}.get(data._timeframe, 1)
-        return max(1, 1440 // minutes)
+        return max(1, 1440 // int(minutes))
 
     def notify_order(self, order: Any) -> None:
         if order.status in (order.Margin, order.Rejected) and order.ref in self._entries:
