@@ -1,0 +1,173 @@
+"""Results -> plotly figures: price, equity and margin ratio of one strategy, window and leverage, by mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from bt_margin.report.narrative import Run, known, moment, positions_of, takeovers
+
+MODES = ("isolated", "cross", "multi-currency", "portfolio")
+COLOURS = {"isolated": "#d9660b", "cross": "#2a83d6", "multi-currency": "#0f9b72", "portfolio": "#a65fc9"}
+DASHES = {"isolated": "solid", "cross": "dash", "multi-currency": "dot", "portfolio": "dashdot"}
+OTHER = "#7d7f86"
+PRICES = ("#77808c", "#a88d4e", "#6d9aa0", "#a0757b", "#7f86b8")
+CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True, "typesetMath": False}
+FLOOR = 1.0  # per cent: a logarithmic axis cannot show a ratio at or below zero
+CEILING = 10_000.0  # per cent: above it a ratio says nothing more
+
+
+def colour(mode: str) -> str:
+    """One colour per mode, everywhere."""
+    return COLOURS.get(mode, OTHER)
+
+
+def values(runs: Iterable[Run]) -> int:
+    """How many numbers the figure of these runs holds at full resolution."""
+    runs = list(runs)
+    longest = max((len(run.series.get("time", ())) for run in runs), default=0)
+    symbols = {symbol for run in runs for symbol in run.series.get("prices") or {}}
+    return longest * len(symbols) + sum(2 * len(run.series.get("time", ())) for run in runs)
+
+
+def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
+    """Three stacked panels on one time axis; None when no run has a series.
+
+    With `stride` k a point stands for k bars: price and equity at their end, the lowest ratio among them.
+    """
+    drawn = [run for run in runs if len(run.series.get("time", ()))]
+    if not drawn:
+        return None
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.045,
+                           row_heights=[0.34, 0.33, 0.33])
+    title = _price_panel(figure, drawn, stride)
+    seen: list[float] = []
+    shapes = []
+    for run in drawn:
+        mode = str(run.row.get("mode"))
+        style = {"color": colour(mode), "width": 1.8, "dash": DASHES.get(mode, "solid")}
+        axis = _axis(run.series["time"], stride)
+        common = {"mode": "lines", "name": escape(mode, quote=False), "legendgroup": mode, "line": style, **axis}
+        equity = run.series.get("equity", ())
+        if len(equity):
+            figure.add_trace(go.Scatter(y=[_round(v) for v in _ends(equity, stride)],
+                                        hovertemplate="%{y:,.0f} USD", **common), row=2, col=1)
+        ratios = [_ratio(v) for v in _lowest(run.series.get("margin_ratio", ()), stride)]
+        seen += [v for v in ratios if v is not None]
+        if ratios:
+            figure.add_trace(go.Scatter(y=ratios, showlegend=not len(equity), connectgaps=False,
+                                        hovertemplate="%{y:,.1f} %", **common), row=3, col=1)
+        for event in takeovers(run)[:6]:
+            shapes.append({"type": "line", "xref": "x", "yref": "paper", "x0": event["time"], "x1": event["time"],
+                           "y0": 0, "y1": 1, "line": {"color": colour(mode), "width": 1, "dash": "dot"}})
+    shapes += [
+        {"type": "line", "xref": "paper", "yref": "y3", "x0": 0, "x1": 1, "y0": y, "y1": y,
+         "line": {"color": c, "width": 1.4}} for y, c in ((100, "#d43d3d"), (300, "#c08a00"))
+    ]
+    low, high = min([60.0, *(0.8 * v for v in seen)]), max([450.0, *(1.3 * v for v in seen)])
+    figure.update_layout(
+        template=go.layout.Template(), height=640, margin={"l": 72, "r": 76, "t": 34, "b": 36},
+        hovermode="x unified", shapes=shapes, dragmode="zoom",
+        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 12},
+        annotations=[
+            {"xref": "paper", "x": 1.005, "xanchor": "left", "yref": "y3", "y": math.log10(y), "text": text,
+             "showarrow": False, "font": {"size": 10.5}}
+            for y, text in ((100, "liquidation"), (300, "warning"))
+        ],
+    )
+    figure.update_xaxes(type="date", showgrid=True)
+    figure.update_yaxes(title={"text": title, "standoff": 8}, row=1, col=1)
+    figure.update_yaxes(title={"text": "equity, USD", "standoff": 8}, tickformat=",.3~s", row=2, col=1)
+    figure.update_yaxes(title={"text": "margin ratio, %", "standoff": 8}, type="log", row=3, col=1,
+                        range=[math.log10(low), math.log10(min(high, CEILING * 1.1))],
+                        tickvals=[1, 3, 10, 30, 100, 300, 1000, 3000, 10000],
+                        ticktext=["1", "3", "10", "30", "100", "300", "1,000", "3,000", "10,000"])
+    return figure
+
+
+def clipped(runs: Iterable[Run]) -> str:
+    """What the caption must say of ratios that the axis cannot show, '' for nothing."""
+    found = [v for run in runs for x in run.series.get("margin_ratio", ()) if (v := known(x)) is not None]
+    notes = []
+    if any(v * 100 < FLOOR for v in found):
+        notes.append("ratios below 1 % are drawn at 1 %")
+    if any(v * 100 > CEILING for v in found):
+        notes.append("ratios above 10,000 % at 10,000 %")
+    return ", ".join(notes)
+
+
+def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> str:
+    """Prices once per symbol, as an index from 100 where they are of different size; returns the axis title."""
+    lines: dict[str, tuple[Sequence[Any], Sequence[Any]]] = {}
+    for run in runs:
+        for symbol, series in (run.series.get("prices") or {}).items():
+            if len(series) == len(run.series["time"]):
+                lines.setdefault(str(symbol), (run.series["time"], series))
+    firsts = {symbol: next((v for x in series if (v := known(x))), 0.0) for symbol, (_, series) in lines.items()}
+    known_firsts = [v for v in firsts.values() if v > 0]
+    indexed = bool(known_firsts) and max(known_firsts) > 3 * min(known_firsts)
+    scale = {symbol: 100 / v if indexed and v else 1.0 for symbol, v in firsts.items()}
+    for i, (symbol, (times, series)) in enumerate(lines.items()):
+        name = escape(symbol, quote=False)
+        y = [_round(None if v is None else v * scale[symbol]) for v in map(known, _ends(series, stride))]
+        figure.add_trace(
+            go.Scatter(y=y, mode="lines", name=name, line={"color": PRICES[i % len(PRICES)], "width": 1.6},
+                       hovertemplate="%{y:,.6~g}", **_axis(times, stride)), row=1, col=1,
+        )
+    for run in runs:
+        mode = str(run.row.get("mode"))
+        points = [
+            (event["time"], mark * scale[str(row["symbol"])], moment(event["time"]), str(row["symbol"]))
+            for event in takeovers(run)[:30] for row in positions_of(event)
+            if str(row.get("symbol")) in lines and (mark := known(row.get("mark_price"))) is not None
+        ]
+        if points:
+            figure.add_trace(
+                go.Scatter(
+                    x=[p[0] for p in points], y=[_round(p[1]) for p in points], mode="markers", showlegend=False,
+                    legendgroup=mode, name=escape(f"taken over, {mode}", quote=False),
+                    text=[escape(f"{p[3]}, {p[2]}", quote=False) for p in points],
+                    hovertemplate="%{y:,.6~g} (%{text})",
+                    marker={"symbol": "x", "size": 11, "color": colour(mode), "line": {"width": 1, "color": "#fff"}},
+                ), row=1, col=1,
+            )
+    return "price, start = 100" if indexed else "price"
+
+
+def _axis(times: Sequence[Any], stride: int) -> dict[str, Any]:
+    """x0 and dx for regular bars, else every time."""
+    ends = [int(t) for t in _ends(times, stride)]
+    if len(ends) < 2:
+        return {"x": ends}
+    step = ends[1] - ends[0]
+    steps = (b - a for a, b in zip(ends, ends[1:], strict=False))
+    regular = all(s == step for s in steps)
+    return {"x0": ends[0], "dx": step} if regular else {"x": ends}
+
+
+def _ends(series: Sequence[Any], stride: int) -> list[Any]:
+    """The last of every `stride` values; a rest at the end that fills no whole step is left out."""
+    return list(series[stride - 1 :: stride]) if stride > 1 and len(series) >= stride else list(series)
+
+
+def _lowest(series: Sequence[Any], stride: int) -> list[float | None]:
+    if stride <= 1 or len(series) < stride:
+        return [known(v) for v in series]
+    whole = len(series) // stride * stride
+    steps = ([v for x in series[i : i + stride] if (v := known(x)) is not None] for i in range(0, whole, stride))
+    return [min(step) if step else None for step in steps]
+
+
+def _ratio(value: float | None) -> float | None:
+    return None if value is None else _round(min(max(value * 100, FLOOR), CEILING), 5)
+
+
+def _round(value: Any, digits: int = 7) -> float | None:
+    figure = known(value)
+    return None if figure is None else float(f"{figure:.{digits}g}")
