@@ -426,7 +426,7 @@ def verdict_table(results: Sequence[RunResult]) -> Table:
             row["mode"],
             f"[{colours[row['verdict']]}]{row['verdict']}[/]",
             (row["liquidated_at"] or "")[:16].replace("T", " "),
-            "n/a" if row["entry_distance"] is None else f"{row['entry_distance']:,.1f} %",
+            _distance(row["entry_distance"]),
             _percent(row["min_margin_ratio"]),
             str(row["forced_orders"]),
             *(_whole(row[k]) for k in ("fees_usd", "funding_usd", "liquidation_cost_usd", "final_equity_usd")),
@@ -614,6 +614,11 @@ def _what(event: dict[str, Any]) -> str:
 
 def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{value * 100:,.1f} %"
+
+
+def _distance(value: float | None) -> str:
+    """Beyond 1,000 % nobody counts: a hedged book that no common move of its marks endangers."""
+    return "n/a" if value is None else "> 1,000 %" if value > 1_000 else f"{value:,.1f} %"
 
 
 def _money(value: float | None) -> str:

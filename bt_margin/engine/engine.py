@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bt_margin.engine import orders as order_rules
@@ -144,6 +144,33 @@ class MarginEngine:
             return answer
         self.account.place(answer)
         return answer
+
+    def preview(self, orders: Sequence[Order]) -> tuple[Refusal | None, float]:
+        """Could all these orders rest together? The first refusal, and the largest share of all sizes that could.
+
+        Books nothing. The share is 1.0 when nothing is refused; found by bisection over the checks themselves.
+        """
+
+        def first(share: float) -> Refusal | None:
+            account = Account(position_mode=self.account.position_mode)
+            account.balances, account.positions = self.account.balances, self.account.positions
+            account.orders = dict(self.account.orders)
+            for order in orders:
+                size = order.instrument.floor(order.size * share)
+                if size <= 0:
+                    continue
+                answer = order_rules.check(account, replace(order, size=size), self.market, self.rules)
+                if isinstance(answer, Refusal):
+                    return answer
+                account.place(answer)
+            return None
+
+        refusal = first(1.0)
+        low, high = (1.0, 1.0) if refusal is None else (0.0, 1.0)
+        while high - low > 1e-6:
+            middle = (low + high) / 2
+            low, high = (middle, high) if first(middle) is None else (low, middle)
+        return refusal, low
 
     def refuse(self, order: Order, refusal: Refusal) -> None:
         self.events.append(

@@ -175,7 +175,8 @@ class MarginBroker(BackBroker):
         self._legs: dict[PositionKey, BtPosition] = {}
         self._owned: dict[PositionKey, dict[tuple[Any, Any], float]] = defaultdict(dict)
         self._captured: list[Candidate] | None = None
-        self._orders_by_ref: dict[int, Any] = {}
+        self._orders_by_id: dict[int, Any] = {}
+        self._ids: dict[int, int] = {}  # backtrader's ref -> our order number, which starts at 1 in every run
         self._told = 0
         self._refusal_printed = False
         self._points: tuple[int, ...] = ()
@@ -285,6 +286,18 @@ class MarginBroker(BackBroker):
             raise InputError(f"leg: expected net, long or short, found {side!r}")
         instrument = self.instrument(data)
         return Leg(_feed(data), margin_mode or self._default_mode(instrument), side)
+
+    def preview(self, sizes: Mapping[Any, float]) -> tuple[Refusal | None, float]:
+        """Could market orders of these signed sizes, by feed or leg, open together now? See MarginEngine.preview."""
+        orders = []
+        for i, (data, size) in enumerate(sizes.items()):
+            key, instrument = self._key(data, {}), self.instrument(data)
+            leverage = 1.0 if instrument.is_spot else self.leverage_of(instrument.symbol)
+            orders.append(
+                Order(-1 - i, instrument, "buy" if size > 0 else "sell", abs(size), None, key.margin_mode, key.side,
+                      leverage)
+            )
+        return self.engine.preview(orders)
 
     def set_leverage(self, data: Any, leverage: float) -> Refusal | None:
         """Change the leverage setting of an open position (of a leg, or of the feed's default position)."""
@@ -457,10 +470,13 @@ class MarginBroker(BackBroker):
             price = order.created.price
         leverage = info.get("leverage") or self.leverage_of(instrument.symbol)
         return Order(
-            order.ref, instrument, "buy" if order.isbuy() else "sell", abs(order.executed.remsize), price,
+            self._id(order), instrument, "buy" if order.isbuy() else "sell", abs(order.executed.remsize), price,
             info["margin_mode"], info["position_side"], 1.0 if instrument.is_spot else float(leverage),
             bool(info.get("reduce_only")),
         )
+
+    def _id(self, order: Any) -> int:
+        return self._ids.setdefault(order.ref, len(self._ids) + 1)
 
     def check_submitted(self) -> None:
         if not self.margined:
@@ -490,7 +506,7 @@ class MarginBroker(BackBroker):
         if isinstance(answer, Refusal):
             self._refused(order, answer)
             return False
-        self._orders_by_ref[order.ref] = order
+        self._orders_by_id[wanted.id] = order
         if answer.size != wanted.size:
             self._cut(order, answer.size)
         return True
@@ -530,9 +546,9 @@ class MarginBroker(BackBroker):
                 self._forget(other)
 
     def _forget(self, order: Any) -> None:
-        self._orders_by_ref.pop(order.ref, None)
+        self._orders_by_id.pop(self._id(order), None)
         if self._engine is not None:
-            self._engine.cancel(order.ref)
+            self._engine.cancel(self._id(order))
 
     # -- one bar ------------------------------------------------------------------------------------------------
 
@@ -744,7 +760,7 @@ class MarginBroker(BackBroker):
 
     def _drop(self, order: Any) -> None:
         """Take a finished order out of the pending ones."""
-        self._orders_by_ref.pop(order.ref, None)
+        self._orders_by_id.pop(self._id(order), None)
         for i, other in enumerate(self.pending):
             if other is order:
                 del self.pending[i]
@@ -829,8 +845,8 @@ class MarginBroker(BackBroker):
             if isinstance(event, Reduced):
                 self._forced(engine, event)
             elif isinstance(event, OrdersCancelled):
-                for ref in event.orders:
-                    order = self._orders_by_ref.get(ref)
+                for number in event.orders:
+                    order = self._orders_by_id.get(number)
                     if order is not None and order.alive():
                         order.addinfo(reason="cancelled before liquidation (insufficient margin)")
                         self.cancel(order)

@@ -44,9 +44,16 @@ class HoldOnce(MarginStrategy):
         if self.finished:
             return
         if not self.sizes:
-            equity = self.broker.getvalue()
-            for symbol, size in self._targets(equity).items():
-                self.sizes[symbol] = size
+            self.sizes = self._targets(self.broker.getvalue())
+            refusal, share = self.broker.preview({self.getdatabyname(s): size for s, size in self.sizes.items() if size})
+            if refusal is not None:
+                self.refused = (
+                    f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; "
+                    f"the whole book could open at {share * self.p.leverage:.3g}x of the {self.p.leverage:g}x asked"
+                )
+                self.finished = True
+                return
+            for symbol, size in self.sizes.items():
                 if size:
                     self._trade(symbol, size)
             return
@@ -82,7 +89,7 @@ class HoldOnce(MarginStrategy):
             largest = order.info.get("largest_size") or 0.0
             self.refused = (
                 f"{order.data._name}: {order.info.get('reason')}; short of {needs:,.2f}, "
-                f"largest size that could open {largest:,g} of {abs(order.created.size):,g}"
+                f"largest size that could open {largest:,.10g} of {abs(order.created.size):,.10g}"
             )
             self._leave()
 

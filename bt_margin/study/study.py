@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
@@ -137,6 +138,7 @@ def run_cell(task: Task) -> RunResult:
     """Replay one cell. Never raises for a cell's own trouble: the verdict says `no data` or `failed`, and why."""
     from data_fetch import DataError
 
+    logging.getLogger("bt_margin").setLevel(logging.ERROR)  # the verdict says what was refused
     try:
         return _replay(task)
     except DataError as error:
@@ -252,17 +254,17 @@ def _sums(ledger: Sequence[Mapping[str, Any]], usd: Mapping[str, float]) -> dict
     """Where the money went, in USD (coins at the window's last price): costs positive, funding signed (+ received)."""
 
     def total(*kinds: str, forced: bool | None = None) -> float:
-        return math.fsum(
+        return 0.0 + math.fsum(
             (e["cash"] + e["margin"]) * usd.get(e["currency"], 1.0)
             for e in ledger
             if e["kind"] in kinds and (forced is None or (e["note"] == "forced") is forced)
         )
 
     return {
-        "fees_usd": -total("fee", forced=False),
+        "fees_usd": 0.0 - total("fee", forced=False),
         "funding_usd": total("funding"),
         "interest_usd": 0.0,
-        "liquidation_cost_usd": -total("fee", "penalty", forced=True),
+        "liquidation_cost_usd": 0.0 - total("fee", "penalty", forced=True),
         "fund_paid_usd": total("clawback"),
     }
 

@@ -152,7 +152,7 @@ def test_refused_is_never_called_survived(tmp_path: Path, capsys) -> None:
     )
     for row in json.loads(capsys.readouterr().out)["runs"]:
         assert row["verdict"] == "refused"
-        assert "largest size" in row["reason"]
+        assert "could open at" in row["reason"]
         assert row["opened"] is False
         assert row["final_equity_usd"] == pytest.approx(row["start_equity_usd"])
 
