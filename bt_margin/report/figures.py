@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bt_margin.report.narrative import Run, known, moment, positions_of, takeovers
+from bt_margin.report.narrative import Run, positions_of, takeovers
+from bt_margin.report.wording import known, moment
 
 MODES = ("isolated", "cross", "multi-currency", "portfolio")
 COLOURS = {"isolated": "#d9660b", "cross": "#2a83d6", "multi-currency": "#0f9b72", "portfolio": "#a65fc9"}
@@ -146,7 +148,7 @@ def _axis(times: Sequence[Any], stride: int) -> dict[str, Any]:
     if len(ends) < 2:
         return {"x": ends}
     step = ends[1] - ends[0]
-    steps = (b - a for a, b in zip(ends, ends[1:], strict=False))
+    steps = (b - a for a, b in pairwise(ends))
     regular = all(s == step for s in steps)
     return {"x0": ends[0], "dx": step} if regular else {"x": ends}
 

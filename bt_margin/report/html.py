@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from bt_margin.report import figures, narrative
+from bt_margin.report import figures, narrative, wording
 from bt_margin.report.narrative import Row, Run
 
 LIMIT = 7_000_000  # bytes
@@ -59,8 +59,8 @@ def _render(results: Sequence[Run], meta: Mapping[str, Any], budget: int) -> str
         opened["open"] = True
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        number=narrative.number, money=narrative.money, price=narrative.price, size=narrative.size,
-        percent=narrative.percent, ratio=narrative.ratio_percent, moment=narrative.moment,
+        number=wording.number, money=wording.money, price=wording.price, size=wording.size,
+        percent=wording.percent, ratio=wording.ratio_percent, moment=wording.moment,
     )
     template = environment.from_string(
         files("bt_margin.report").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
@@ -121,10 +121,10 @@ def _case(number: int, key: tuple[str, str, Any], runs: list[Run], stride: int, 
     if figure is not None:
         index = len(drawings)
         drawings.append(json.loads(figure.to_json()))
-    factor = narrative.known(leverage)
+    factor = wording.known(leverage)
     return {
         "id": f"case-{number}", "window": window, "strategy": strategy,
-        "leverage": f"{factor:g}×" if factor is not None else narrative.NOTHING,
+        "leverage": f"{factor:g}×" if factor is not None else wording.NOTHING,
         "figure": index, "stride": stride, "clipped": figures.clipped(runs), "open": False,
         "taken": any(run.row.get("verdict") in TAKEN for run in runs),
         "kinds": _unique(str(run.row["data_kind"]) for run in runs if run.row.get("data_kind")),
@@ -139,7 +139,7 @@ def _held(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         contracts = run.row.get("contracts") or {}
         if contracts and run.row.get("opened"):
-            text = ", ".join(f"{symbol} {narrative.size(held)}" for symbol, held in contracts.items())
+            text = ", ".join(f"{symbol} {wording.size(held)}" for symbol, held in contracts.items())
             texts[str(run.row.get("mode"))] = text
     if len(set(texts.values())) == 1:
         return [next(iter(texts.values()))]
@@ -148,8 +148,8 @@ def _held(runs: Sequence[Run]) -> list[str]:
 
 def _run(run: Run) -> dict[str, Any]:
     row = run.row
-    verdict = str(row.get("verdict") or narrative.NOTHING)
-    start, final = narrative.known(row.get("start_equity_usd")), narrative.known(row.get("final_equity_usd"))
+    verdict = str(row.get("verdict") or wording.NOTHING)
+    start, final = wording.known(row.get("start_equity_usd")), wording.known(row.get("final_equity_usd"))
     taken = narrative.takeovers(run)
     reduced = [event for event in run.events if event.get("name") == "Reduced"]
     instants = {event["time"] for event in taken}
@@ -163,7 +163,7 @@ def _run(run: Run) -> dict[str, Any]:
         "change": (final / start - 1) * 100 if start and final is not None else None,
         "not_then": row.get("available_then") is False,
         "indicative": bool(row.get("indicative")),
-        "days": int(narrative.known(row.get("rules_extrapolated_days")) or 0),
+        "days": int(wording.known(row.get("rules_extrapolated_days")) or 0),
         "paragraphs": [narrative.takeover_paragraph(run, event) for event in taken[:MANY]],
         "untold": max(0, len(taken) - MANY),
         "reductions": [narrative.reduction_sentence(e) for e in reduced if e["time"] not in instants][:MANY],
@@ -195,7 +195,7 @@ def _glance(results: Sequence[Run], modes: Sequence[str]) -> dict[str, Any]:
 
 
 def _extrapolated(results: Sequence[Run]) -> dict[str, int]:
-    days = [int(narrative.known(run.row.get("rules_extrapolated_days")) or 0) for run in results]
+    days = [int(wording.known(run.row.get("rules_extrapolated_days")) or 0) for run in results]
     return {
         "runs": sum(1 for d in days if d), "days": max(days, default=0),
         "not_then": sum(1 for run in results if run.row.get("available_then") is False),
@@ -211,7 +211,7 @@ def _grid(rows: Iterable[Row]) -> dict[str, Any]:
     return {
         "tables": tables,
         "rows": [
-            (window, [(text := status.get((window, table), narrative.NOTHING), text.split(" ")[0]) for table in tables])
+            (window, [(text := status.get((window, table), wording.NOTHING), text.split(" ")[0]) for table in tables])
             for window in _unique(str(row.get("window")) for row in rows)
         ],
     }

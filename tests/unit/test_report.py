@@ -1,0 +1,470 @@
+"""The report: arithmetic of the takeover paragraph against hand-computed numbers, and a page that leaks nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from bt_margin.report import write_report
+from bt_margin.report.figures import COLOURS, case_figure
+from bt_margin.report.html import LIMIT, render
+from bt_margin.report.narrative import (
+    contract,
+    rescue,
+    since_warning,
+    takeover_paragraph,
+    takeovers,
+)
+from bt_margin.report.wording import moment, money, number, percent, price, ratio_percent, size
+
+HOUR = 3_600_000
+START = 1_760_043_600_000  # 2025-10-09 21:00 UTC
+SWAP = "BTC/USDT:USDT"
+EVIL = "<script>alert(1)</script>"
+POOL = f"{SWAP} isolated"
+
+
+@dataclass
+class Result:
+    row: dict[str, Any]
+    series: dict[str, Any] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+
+
+def row(mode: str = "isolated", verdict: str = "liquidated", **more: Any) -> dict[str, Any]:
+    return {
+        "strategy": "LeveragedLong", "mode": mode, "window": "2025-10-10", "leverage": 3.0, "contracts": {SWAP: 300.0},
+        "opened": True, "verdict": verdict, "liquidated_at": None, "reason": "", "min_margin_ratio": 1.0,
+        "entry_distance": 10.0, "min_distance": 0.0, "warnings": 1, "forced_orders": 1, "fees_usd": 285.0,
+        "funding_usd": -18.0, "interest_usd": 0.0, "liquidation_cost_usd": 1485.0, "fund_paid_usd": 0.0,
+        "start_equity_usd": 100_000.0, "final_equity_usd": 68_365.0, "available_then": True, "indicative": False,
+        "rules_extrapolated_days": 0, "data_kind": "hourly samples", **more,
+    }
+
+
+def report(pool: str, currency: str, cash: float, mark: float, mode: str = "isolated", symbol: str = SWAP,
+           **more: Any) -> dict[str, Any]:
+    """300 contracts of 0.01 BTC, long from 100,000, 0.5 % maintenance, 0.05 % taker: requirement 0.0055 x 3 x mark."""
+    profit, notional = 3 * (mark - 100_000), 3 * mark
+    word = "posted margin" if mode == "isolated" else "cash"
+    maintenance, fee = notional * 0.005, notional * 0.0005
+    return {
+        "mode": mode,
+        "pools": [{
+            "name": pool, "currency": currency, "equity": cash + profit, "initial_margin": 30_000.0,
+            "maintenance_margin": maintenance, "liquidation_fee": fee, "available": 0.0,
+            "margin_ratio": (cash + profit) / (maintenance + fee), "state": "liquidation",
+            "equity_parts": {word: cash, f"unrealised profit {symbol}": profit},
+            "charges": [{"name": "position margin", "unit": symbol, "initial": 30_000.0, "maintenance": maintenance,
+                         "fee": fee, "detail": {"tier": 2, "rate": 0.005, "taker": 0.0005, "notional": notional}}],
+        }],
+        "currencies": [],
+        "positions": [{"symbol": symbol, "margin_mode": mode, "position_side": "net", "contracts": 300.0,
+                       "entry_price": 100_000.0, "mark_price": mark, "notional": notional,
+                       "unrealised_pnl": profit}],
+        **more,
+    }
+
+
+def entry(time: int, kind: str, cash: float = 0.0, margin: float = 0.0, **more: Any) -> dict[str, Any]:
+    return {"time": time, "kind": kind, "currency": "USDT", "cash": cash, "margin": margin, "fund": 0.0,
+            "symbol": SWAP, "margin_mode": "isolated", "side": "net", "size": 0.0, "price": 0.0, "note": "", **more}
+
+
+WARNED, TAKEN = START + 5 * HOUR, START + 8 * HOUR + 840_000
+CLOSES = [100_000, 99_000, 97_000, 95_000, 93_000, 91_000, 91_500, 91_200, 90_800, 89_000, 85_000, 88_000, 92_000]
+
+
+def series(symbol: str = SWAP, dead_after: int = 9) -> dict[str, Any]:
+    times = [START + i * HOUR for i in range(len(CLOSES))]
+    return {
+        "time": times,
+        "equity": [100_000.0 + 3 * (min(0, p - 100_000)) for p in CLOSES],
+        "margin_ratio": [20.0 - 2 * i if i < dead_after else None for i in range(len(CLOSES))],
+        "prices": {symbol: [float(p) for p in CLOSES]},
+    }
+
+
+def isolated() -> Result:
+    """Posted 31,503, funding 18, so 31,485 at the end: 3 x (90,000 - 100,000) leaves 1,485 = 0.0165 x 90,000."""
+    forced = {"note": "forced", "price": 90_000.0}
+    return Result(
+        row(liquidated_at=moment_iso(TAKEN)),
+        series(),
+        [
+            {"name": "Warned", "time": WARNED, "pool": POOL, "margin_ratio": 4503 / 1501.5,
+             "report": report(POOL, "USDT", 31_503.0, 91_000.0)},
+            {"name": "Reduced", "time": TAKEN, "pool": POOL, "key": [SWAP, "isolated", "net"], "size": -300.0,
+             "price": 90_000.0, "pnl": -30_000.0, "fee": 135.0, "penalty": 1_350.0, "margin_ratio": 1.0,
+             "step": "takeover", "remaining": 0.0, "report": report(POOL, "USDT", 31_485.0, 90_000.0)},
+            {"name": "TakenOver", "time": TAKEN, "pool": POOL, "keys": [[SWAP, "isolated", "net"]],
+             "margin_ratio": 1.0, "loss": 1_485.0, "refund": 0.0, "report": report(POOL, "USDT", 31_485.0, 90_000.0)},
+        ],
+        [
+            entry(START, "deposit", cash=100_000.0, symbol=None, margin_mode=None, side=None),
+            entry(START, "trade", size=300.0, price=100_000.0),
+            entry(START, "transfer", cash=-31_503.0, margin=31_503.0, note="margin posted"),
+            entry(WARNED + HOUR, "funding", margin=-18.0, note="rate 0.006667%"),
+            entry(TAKEN, "fee", margin=-135.0, **forced),
+            entry(TAKEN, "penalty", margin=-1_350.0, fund=1_350.0, **forced),
+            entry(TAKEN, "trade", margin=-30_000.0, size=-300.0, **forced),
+        ],
+        ["mark stands in for last", "mark stands in for last"],
+        [{"table": "position_tiers", "subject": SWAP, "effective": "2025-09-01", "grade": "snapshot",
+          "source": "https://www.okx.com/x?a=1&b=2", "extrapolated_days": 0}],
+    )
+
+
+def moment_iso(ms: int) -> str:
+    return moment(ms).replace(" UTC", ":00Z").replace(" ", "T")
+
+
+def nothing() -> Result:
+    """Every number is absent, as in a run without data."""
+    blank = dict.fromkeys(row())
+    return Result({**blank, "strategy": "PairLongShort", "mode": "portfolio", "window": "2022-11-08",
+                   "verdict": "no data"})
+
+
+META = {
+    "title": "A <b>crash</b>", "command": "bt-margin compare --cash USDT=100000 && echo '<done>'",
+    "versions": {"bt-margin": "0.1.0"}, "assumptions": ["Slippage is 0."], "data": ["hourly figures"],
+    "grid": [{"window": "2025-10-10", "table": "tiers", "status": "in force"},
+             {"window": "2025-10-10", "table": "portfolio", "status": "extrapolated 12 days"},
+             {"window": "2022-11-08", "table": "tiers", "status": "inferred"}],
+}
+
+
+class Tags(HTMLParser):
+    """Elements and their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self._inside = "", ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag if tag in ("script", "style") else self._inside
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = "" if tag == self._inside else self._inside
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._inside else data
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (number(1_234_567.891), "1,234,567.89"), (number(None), "n/a"), (number(float("nan")), "n/a"),
+        (number(-0.001), "0.00"), (number(float("inf")), "n/a"), (money(-1_234.5), "-1,234"), (money(12.345), "12.35"),
+        (money(0), "0"), (price(104_500), "104,500.00"), (price(0.0001234), "0.0001234"), (price(12.5), "12.50"),
+        (price(None), "n/a"), (percent(8.333), "8.33 %"), (percent(123.4), "123.4 %"), (percent(12_345.6), "12,346 %"),
+        (ratio_percent(1.0), "100.0 %"), (ratio_percent(None), "n/a"), (size(-0.1 * 3), "-0.3"), (size(300.0), "300"),
+        (moment(START), "2025-10-09 21:00 UTC"), (moment(START + 1000), "2025-10-09 21:00:01 UTC"),
+        (moment("2025-10-10T21:14:00Z"), "2025-10-10 21:14 UTC"), (moment(None), "n/a"), (moment("soon"), "soon"),
+    ],
+)
+def test_numbers_are_written_for_readers(text: str, expected: str) -> None:
+    assert text == expected
+
+
+@pytest.mark.parametrize(
+    ("symbol", "expected"),
+    [("BTC/USDT:USDT", ("linear", "USDT")), ("BTC/USD:BTC", ("inverse", "BTC")),
+     ("BTC/USDT:USDT-250328", ("linear", "USDT")), ("BTC/USD:BTC-250328-100000-C", ("other", "BTC")),
+     ("BTC/USDT", ("other", "")), (EVIL, ("other", ""))],
+)
+def test_contract_kind(symbol: str, expected: tuple[str, str]) -> None:
+    assert contract(symbol) == expected
+
+
+# -- the paragraph ----------------------------------------------------------------------------------------------
+
+
+def test_paragraph_of_an_isolated_takeover() -> None:
+    run = isolated()
+    text = takeover_paragraph(run, takeovers(run)[0])
+    for part in (
+        "2025-10-10 05:14 UTC, isolated: pool BTC/USDT:USDT isolated was taken over at a margin ratio of 100.0 %.",
+        "Equity 1,485.00 USDT = posted margin 31,485.00 - 30,000.00 (unrealised profit BTC/USDT:USDT).",
+        "Requirement 1,485.00 USDT = 1,350.00 position margin BTC/USDT:USDT (tier 2, 0.50 % of 270,000.00) "
+        "+ 135.00 liquidation fee (0.050 %).",
+        "Since its last warning (2025-10-10 02:00 UTC, ratio 299.9 %) the mark of BTC/USDT:USDT went from 91,000.00 to "
+        "90,000.00 (-1.10 %); unrealised profit changed by -3,000.00 USDT; funding paid was 18.00 USDT (1 settlement): "
+        "equity went from 4,503.00 to 1,485.00 USDT.",
+        "1 forced order closed it, for 135.00 of fees and 1,350.00 USDT of penalty.",
+        "the ratio was exactly 1",
+        # at 85,000: requirement 1,402.50, a further loss of 15,000, less the equity of 1,485
+        "2025-10-10 07:00 UTC: BTC/USDT:USDT 85,000.00, -5.56 %), it needed a deposit of 14,917.50 USDT",
+        "a cut of 91.70 % of the size",
+        "margin that this frees, less the loss, back into the position",
+    ):
+        assert part in text
+
+
+def test_deposit_and_cut_bring_the_ratio_to_one() -> None:
+    run = isolated()
+    found = rescue(run, takeovers(run)[0])
+    assert found is not None
+    assert found.at_trigger == 0.0
+    assert found.deposit == pytest.approx(14_917.5, abs=1e-9)
+    assert found.cut == pytest.approx(14_917.5 / 16_267.5, abs=1e-12)
+    assert found.worst_time == START + 10 * HOUR
+    left = 1 - found.cut
+    assert 1_485 + found.deposit - 15_000 == pytest.approx(1_402.5)
+    assert 1_485 - found.cut * 135 - left * 15_000 == pytest.approx(left * 1_402.5)
+
+
+def test_short_in_a_gap() -> None:
+    """Short 3 BTC from 100,000 at 110,000, cash 31,000: equity 1,000 against 1,815; the worst close is 112,000."""
+    judged = report("USDT", "USDT", 31_000.0, 110_000.0, mode="cross")
+    pool, position = judged["pools"][0], judged["positions"][0]
+    pool["equity"], pool["margin_ratio"] = 1_000.0, 1_000 / 1_815
+    pool["equity_parts"] = {"cash": 31_000.0, f"unrealised profit {SWAP}": -30_000.0}
+    position.update(contracts=-300.0, unrealised_pnl=-30_000.0)
+    event = {"name": "TakenOver", "time": START, "pool": "USDT", "margin_ratio": 1_000 / 1_815, "loss": 1_000.0,
+             "refund": 815.0, "report": judged}
+    run = Result(row("cross"), {"time": [START, START + HOUR], "prices": {SWAP: [111_000.0, 112_000.0]}}, [event])
+    found = rescue(run, event)
+    assert found is not None
+    assert found.at_trigger == pytest.approx(815)
+    assert found.deposit == pytest.approx(0.0165 * 112_000 + 6_000 - 1_000)
+    text = takeover_paragraph(run, event)
+    assert "A deposit of 815.00 USDT (requirement less equity) would have held the ratio at 1" in text
+    assert "No warning came before" in text
+    assert "The insurance fund paid 815.00 USDT." in text
+
+
+def test_no_cut_helps_when_equity_does_not_cover_the_closing_fee() -> None:
+    run = isolated()
+    event = {**takeovers(run)[0], "report": report(POOL, "USDT", 29_990.0, 90_000.0)}
+    run.events = [event]
+    found = rescue(run, event)
+    assert found is not None
+    assert found.cut is None
+    assert found.at_trigger == pytest.approx(1_495)
+    assert "no cut would have been enough" in takeover_paragraph(run, event)
+
+
+def test_takeover_at_the_low_needs_nothing_more() -> None:
+    run = isolated()
+    run.series = {"time": [TAKEN + HOUR], "prices": {SWAP: [95_000.0]}}
+    event = takeovers(run)[0]
+    found = rescue(run, event)
+    assert found is not None
+    assert (found.deposit, found.worst_time) == (0.0, None)
+    assert "No later bar of the window closed at a worse price." in takeover_paragraph(run, event)
+
+
+def test_inverse_contract_in_coin() -> None:
+    """Long 300,000 USD from 100,000 at 90,000 in BTC: A(p) = M 90,000 / p + 300,000 (1 / p - 1 / 90,000)."""
+    symbol, notional = "BTC/USD:BTC", 300_000 / 90_000
+    judged = report("BTC", "BTC", 0.0, 90_000.0, mode="cross", symbol=symbol)
+    judged["pools"][0].update(
+        equity=0.02, maintenance_margin=notional * 0.005, liquidation_fee=notional * 0.0005,
+        charges=[{"name": "position margin", "unit": symbol, "maintenance": notional * 0.005,
+                  "fee": notional * 0.0005, "detail": {"rate": 0.005, "notional": notional}}],
+    )
+    judged["positions"][0].update(notional=notional)
+    event = {"name": "TakenOver", "time": START, "pool": "BTC", "report": judged}
+    found = rescue(Result(row("cross"), {"time": [START], "prices": {symbol: [80_000.0]}}), event)
+    assert found is not None
+    needed = notional * 0.0055 * 9 / 8 + 300_000 * (1 / 80_000 - 1 / 90_000)
+    assert found.deposit == pytest.approx(needed - 0.02)
+
+
+def test_a_requirement_that_is_no_flat_rate_is_not_projected() -> None:
+    run = isolated()
+    event = {**takeovers(run)[0]}
+    event["report"]["pools"][0]["charges"] = [
+        {"name": "MR1", "unit": "BTC", "initial": 0, "maintenance": 1_350.0, "fee": 135.0, "detail": {}}
+    ]
+    found = rescue(run, event)
+    assert found is not None
+    assert found.deposit is None
+    assert "'MR1' (BTC) does not follow from one mark" in takeover_paragraph(run, event)
+
+
+def test_change_since_warning_names_the_rest() -> None:
+    run = isolated()
+    run.ledger = []
+    change = since_warning(run, takeovers(run)[0])
+    assert change is not None
+    assert (change.profit, change.funding, change.rest) == pytest.approx((-3_000, 0, -18))
+
+
+def test_an_event_without_its_report_is_told_as_far_as_it_goes() -> None:
+    run = Result(row(), events=[{"name": "TakenOver", "time": TAKEN, "pool": "USDT"}])
+    assert "carries no judgement" in takeover_paragraph(run, run.events[0])
+    assert "carries no judgement" in render([run], {})
+
+
+# -- figures ----------------------------------------------------------------------------------------------------
+
+
+def test_figure_has_three_panels_and_a_colour_per_mode() -> None:
+    other = Result(row("cross", "survived"), series())
+    figure = json.loads(case_figure([isolated(), other]).to_json())
+    named = {trace["name"]: trace["line"]["color"] for trace in figure["data"] if trace.get("line")}
+    assert named["isolated"] == COLOURS["isolated"]
+    assert named["cross"] == COLOURS["cross"]
+    assert {trace["yaxis"] for trace in figure["data"]} == {"y", "y2", "y3"}
+    lines = [trace for trace in figure["data"] if trace["mode"] == "lines"]
+    assert all(trace["x0"] == START and trace["dx"] == HOUR and "x" not in trace for trace in lines)
+    assert figure["layout"]["yaxis3"]["type"] == "log"
+    assert {s["y0"] for s in figure["layout"]["shapes"] if s["yref"] == "y3"} == {100, 300}
+    marker = next(trace for trace in figure["data"] if trace["mode"] == "markers")
+    assert (marker["x"], marker["y"]) == ([TAKEN], [90_000.0])
+
+
+def test_thinned_figure_keeps_the_lowest_ratio() -> None:
+    run = Result(row(), {"time": [0, 1, 2, 3, 4], "equity": [1, 2, 3, 4, 5], "margin_ratio": [5, 2, None, None, 9],
+                         "prices": {"A": [1, 2, 3, 4, 5]}})
+    traces = json.loads(case_figure([run], stride=2).to_json())["data"]
+    assert [trace["y"] for trace in traces] == [[2, 4], [2, 4], [200, None]]
+    assert (traces[0]["x0"], traces[0]["dx"]) == (1, 2)
+
+
+def test_gaps_in_time_keep_every_time() -> None:
+    run = Result(row(), {"time": [0, 1, 5], "equity": [1, 1, 1], "margin_ratio": [], "prices": {}})
+    assert json.loads(case_figure([run]).to_json())["data"][0]["x"] == [0, 1, 5]
+
+
+def test_no_series_no_figure() -> None:
+    assert case_figure([nothing()]) is None
+
+
+# -- the page ---------------------------------------------------------------------------------------------------
+
+
+def page_text(results: list[Result], meta: dict[str, Any] | None = None) -> tuple[str, str]:
+    page = render(results, META if meta is None else meta)
+    return page, re.sub(r"\s+", " ", Tags(page).text)
+
+
+def test_page_says_what_it_must() -> None:
+    survived = Result(row("cross", "survived", rules_extrapolated_days=12), series())
+    page, text = page_text([isolated(), survived, nothing()])
+    for part in ("OKX's margin ratio falls as danger rises", "300 %", "liquidated", "2025-10-10 05:14 UTC", "10.0 %",
+                 "extrapolated 12 days", "1 of 3 runs", "12 days away", "Slippage is 0.", "hourly figures",
+                 "bt-margin compare", "mark stands in for last", "position_tiers", "no data", "68,365"):
+        assert part in text
+    order = [page.index(f'id="{name}"') for name in
+             ("verdicts", "rules", "cases", "assumptions", "evidence", "data", "warnings", "reproduce")]
+    assert order == sorted(order)
+    assert page.count("mark stands in for last") == 1
+    assert page.count("https://www.okx.com/x?a=1&amp;b=2") == 1
+
+
+def test_tables_have_captions_and_scopes_and_the_first_liquidated_case_is_open() -> None:
+    parsed = Tags(render([nothing(), isolated()], META))
+    names = [tag for tag, _ in parsed.tags]
+    assert names.count("table") == names.count("caption")
+    assert all(attrs.get("scope") for tag, attrs in parsed.tags if tag == "th")
+    assert "noscript" in names
+    cases = [attrs for tag, attrs in parsed.tags if tag == "details" and attrs.get("class") == "case"]
+    assert ["open" in attrs for attrs in cases] == [False, True]
+
+
+def test_plotly_once_and_nothing_to_fetch() -> None:
+    page = render([isolated(), nothing()], META)
+    parsed = Tags(page)
+    assert not [attrs for _, attrs in parsed.tags if "src" in attrs or str(attrs.get("href", "#"))[0] != "#"]
+    assert not [tag for tag, _ in parsed.tags if tag in ("link", "iframe", "img", "object")]
+    assert page.count("plotly.js v") == 1
+    assert '"showSendToCloud":false' in page
+    assert "default-src 'none'" in page
+
+
+def test_hostile_names_stay_text() -> None:
+    hostile = Result(
+        row(strategy=EVIL, window=EVIL, reason=EVIL, contracts={EVIL: 1.0}, data_kind=EVIL), series(EVIL),
+        [{"name": "TakenOver", "time": TAKEN, "pool": f"{EVIL} isolated", "margin_ratio": 1.0,
+          "report": report(f"{EVIL} isolated", EVIL, 31_485.0, 90_000.0, symbol=EVIL)}],
+        [entry(TAKEN, "fee", symbol=EVIL, note=EVIL)], [EVIL], [{"table": EVIL, "source": EVIL}],
+    )
+    meta = {"title": EVIL, "command": EVIL, "versions": {EVIL: EVIL}, "assumptions": [EVIL], "data": [EVIL],
+            "grid": [{"window": EVIL, "table": EVIL, "status": EVIL}]}
+    page = render([hostile], meta)
+    assert EVIL not in page
+    assert "<script>alert" not in page
+    assert len([tag for tag, _ in Tags(page).tags if tag == "script"]) == 4
+    assert "</script>alert" not in page
+
+
+def test_none_everywhere_is_written_as_not_available() -> None:
+    page, text = page_text([nothing()], {})
+    assert "n/a" in text
+    outside = page.replace(page[page.index("<script>"): page.rindex("</script>")], "")
+    for word in (r">None<", r"\bnan\b", r"\bNaN\b", r"None "):
+        assert not re.search(word, outside)
+    holes = Result(dict.fromkeys(row()), {"time": [0, 1], "equity": [None, float("nan")],
+                                          "margin_ratio": [None, float("inf")], "prices": {"A": [None, None]}})
+    assert "NaN" not in render([holes], {}).rsplit('id="figures">', 1)[1].split("</script>")[0]
+
+
+def test_an_empty_study_is_a_page_too() -> None:
+    assert "No runs." in render([], {})
+
+
+def test_long_studies_keep_within_the_limit() -> None:
+    n = 20_000
+    long = {"time": [START + i * 60_000 for i in range(n)], "equity": [100_000 + i * 1.37 for i in range(n)],
+            "margin_ratio": [5 + i * 1.31e-4 for i in range(n)], "prices": {SWAP: [1e5 + i * 0.731 for i in range(n)]}}
+    runs = [Result(row(mode, "survived", leverage=float(lev)), long)
+            for lev in range(1, 6) for mode in ("isolated", "cross", "portfolio")]
+    page = render(runs, META)
+    assert len(page.encode()) <= LIMIT
+    assert "a point stands for" in page
+
+
+def test_ledger_excerpt_spans_twelve_entries_each_way() -> None:
+    run = isolated()
+    before = [entry(START + i, "fee", note=f"before-{i}") for i in range(30)]
+    after = [entry(TAKEN + 1 + i, "fee", note=f"after-{i}") for i in range(30)]
+    run.ledger = [*before, *run.ledger[4:], *after]
+    text = page_text([run])[1]
+    assert "before-18" in text
+    assert "before-17" not in text
+    assert "after-11" in text
+    assert "after-12" not in text
+    assert "Entries 19 to 45 of 63" in text
+
+
+def test_written_whole_or_not_at_all(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "report.html"
+    write_report([isolated()], META, path)
+    first = path.read_text(encoding="utf-8")
+    assert first.startswith("<!doctype html>")
+    assert first == render([isolated()], META)
+
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_report([], META, path)
+    assert path.read_text(encoding="utf-8") == first
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_report_does_not_import_backtrader() -> None:
+    code = "import sys, bt_margin.report; sys.exit('backtrader' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
