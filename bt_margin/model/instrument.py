@@ -153,7 +153,7 @@ class Instrument:
         if not self.tick:
             return price
         tick = Decimal(repr(self.tick))
-        steps, rest = divmod(Decimal(repr(price)), tick)
+        steps, rest = divmod(Decimal(repr(float(price))), tick)
         if side == "sell" and rest:
             steps += 1
         return float(steps * tick)

@@ -27,9 +27,14 @@ class Recorder(bt.Analyzer):
         self._ratio: list[float | None] = []
         self._distance: list[float | None] = []
         self._prices: dict[str, list[float]] = {data._name: [] for data in self.datas}
+        self._lows: dict[str, list[float]] = {data._name: [] for data in self.datas}
+        self._highs: dict[str, list[float]] = {data._name: [] for data in self.datas}
 
     def next(self) -> None:
-        engine = self.strategy.broker.engine
+        broker = self.strategy.broker
+        if not broker.margined or not broker.started:
+            return
+        engine = broker.engine
         low, distance = engine.take_lowest()
         if self._start_usd is None:  # nothing has traded before the first bar's next()
             self._start_usd = engine.equity_usd()
@@ -41,18 +46,25 @@ class Recorder(bt.Analyzer):
         for data in self.datas:
             if len(data):
                 self._prices[data._name].append(float(data.close[0]))
+                low_mark, high_mark = broker.judged_range(data)
+                self._lows[data._name].append(low_mark)
+                self._highs[data._name].append(high_mark)
 
     prenext = next
 
-    def get_analysis(self) -> dict[str, Any]:
+    def stop(self) -> None:
+        """Gather plain data while the broker is there: optimisations bring back analyzers alone."""
         broker = self.strategy.broker
+        if not broker.margined or not broker.started:
+            self._analysis: dict[str, Any] = {}
+            return
         engine = broker.engine
         known = [d for d in self._distance if d is not None]
         ratios = [r for r in self._ratio if r is not None]
-        return {
+        self._analysis = {
             "series": {
                 "time": self._time, "equity": self._equity, "equity_usd": self._equity_usd, "margin_ratio": self._ratio,
-                "distance": self._distance, "prices": self._prices,
+                "distance": self._distance, "prices": self._prices, "lows": self._lows, "highs": self._highs,
             },
             "events": [event_dict(event) for event in broker.events],
             "ledger": [entry_dict(entry) for entry in broker.ledger],
@@ -64,6 +76,10 @@ class Recorder(bt.Analyzer):
             "min_distance": min(known) if known else None,
             "min_margin_ratio": min(ratios) if ratios else None,
         }
+
+    def get_analysis(self) -> dict[str, Any]:
+        """What `stop` gathered; empty with a stock broker or without a single bar."""
+        return self._analysis
 
 
 def event_dict(event: Event) -> dict[str, Any]:

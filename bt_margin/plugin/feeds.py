@@ -57,8 +57,8 @@ class ArrayFeed(bt.feed.DataBase):
         if at >= len(self._stamps):
             return False
         for line, column in self._columns:
-            line[0] = column[at]
-        self.lines.datetime[0] = self._stamps[at]
+            line[0] = float(column[at])  # plain floats: in exactbars runs users meet them as they are
+        self.lines.datetime[0] = float(self._stamps[at])
         self._at = at + 1
         return True
 
@@ -213,9 +213,8 @@ def _prices(values: Any, what: str) -> NDArray[np.float64]:
 
 
 def _index_ms(index: Any, what: str) -> NDArray[np.int64]:
-    if getattr(index, "dtype", None) is None or index.dtype.kind != "M":
-        if not hasattr(index, "tz_convert"):
-            raise InputError(f"{what}: expected a DatetimeIndex in UTC")
+    if getattr(getattr(index, "dtype", None), "kind", "") != "M" and not hasattr(index, "tz_convert"):
+        raise InputError(f"{what}: expected a DatetimeIndex in UTC")
     if getattr(index, "tz", None) is not None:
         index = index.tz_convert("UTC").tz_localize(None)
     stamps = np.asarray(index.values.astype("datetime64[ms]").astype(np.int64))

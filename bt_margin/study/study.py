@@ -224,7 +224,8 @@ def _replay(task: Task) -> RunResult:
     return RunResult(
         row,
         {"time": found["series"]["time"], "equity": found["series"]["equity_usd"],
-         "margin_ratio": found["series"]["margin_ratio"], "prices": found["series"]["prices"]},
+         "margin_ratio": found["series"]["margin_ratio"], "prices": found["series"]["prices"],
+         "lows": found["series"]["lows"], "highs": found["series"]["highs"]},
         events, ledger, found["warnings"], evidence,
     )
 
