@@ -8,21 +8,18 @@ bar's path they fill, what they cost, and what is liquidated.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import backtrader as bt
 from backtrader.brokers.bbroker import BackBroker
-from backtrader.order import BuyOrder, SellOrder
-from backtrader.position import Position as BtPosition
 
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.builder import parse_time
 from bt_margin.engine.engine import Fill, MarginEngine, Refusal
 from bt_margin.errors import InputError, NotSupported
-from bt_margin.model.account import MARGIN_MODES, POSITION_MODES, Account, Order
+from bt_margin.model.account import POSITION_MODES, Account, Order
 from bt_margin.model.assessment import AccountReport
 from bt_margin.model.event import Event, OrdersCancelled, Reduced
 from bt_margin.model.instrument import Instrument, Kind, is_symbol
@@ -30,62 +27,45 @@ from bt_margin.model.ledger import Entry, PositionKey
 from bt_margin.model.market import STABLECOINS, Market
 from bt_margin.modes import mode_named
 from bt_margin.modes.valuation import FEE_KIND
-from bt_margin.plugin.comminfo import FillInfo, MarginCommInfo
-from bt_margin.plugin.path import (
-    CLOSE,
-    HIGH,
-    LOW,
-    OPEN,
-    PATHS,
-    Bar,
-    meeting,
-    order_of_points,
-    read_bar,
-    step_of,
+from bt_margin.plugin.comminfo import MarginCommInfo
+from bt_margin.plugin.forced import place_forced
+from bt_margin.plugin.holdings import Holdings, costs, paid_back
+from bt_margin.plugin.matching import Candidate, candidate
+from bt_margin.plugin.orders import (
+    STOP_LIMITS,
+    Leg,
+    cut,
+    feed_of,
+    opposes_parent,
+    options_of,
+    position_key,
+    venue_order,
+    waits,
 )
-from bt_margin.rules.book import RuleBook, load_rules
+from bt_margin.plugin.path import HIGH, LOW, OPEN, PATHS, Bar, market_at, read_bar, to_ms, walk
+from bt_margin.rules.book import RuleBook, Rules, load_rules
 
 log = logging.getLogger("bt_margin")
 
-ORDER_OPTIONS = frozenset(
-    {"margin_mode", "leverage", "position_side", "margin_currency", "reduce_only", "reverse", "post_only"}
-)
-STOCK_OPTIONS = frozenset({"coc", "simulated", "histnotify", "_checksubmit"})
-BEFORE_OPEN = -1.0
+OWN: dict[str, Any] = {
+    "mode": None,
+    "currency": "USDT",
+    "rules": None,
+    "rules_as_of": "then",
+    "extrapolate": "nearest",
+    "position_mode": "net",
+    "leverage": 1.0,
+    "path": "adverse",
+    "fees": None,
+    "instruments": None,
+    "slippage": 0.0,
+    "strict": False,
+    "min_value": 1e-9,
+}
+"""Parameters beyond the stock broker's. Without a mode they would do nothing, so that changing one is refused."""
 
-
-@dataclass(slots=True)
-class Candidate:
-    """An order that backtrader would fill in this bar, before the path has decided when."""
-
-    order: Any
-    ago: int
-    price: float
-    dt: float | None
-    level: float | None  # None: at the open
-    after: float | None = None  # a stop that has to be met first
-    at: float = 0.0  # fixed position: BEFORE_OPEN, 0, or the end of the bar
-    maker: bool = False
-
-
-class Leg:
-    """One leg of a feed (a side in hedge mode, a margin mode): behaves like the feed itself in orders."""
-
-    def __init__(self, data: Any, margin_mode: str, side: str) -> None:
-        self._data = data
-        self.margin_mode = margin_mode
-        self.position_side = side
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_data":
-            raise AttributeError(name)
-        return getattr(self._data, name)
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __bool__(self) -> bool:
-        return True
+BEFORE_ANY_BAR = 1_577_836_800_000
+"""2020-01-01: whose rules describe an instrument before a feed that does not know its own start has shown a bar."""
 
 
 class MarginBroker(BackBroker):
@@ -99,34 +79,10 @@ class MarginBroker(BackBroker):
     `getvalue`, so that stock analyzers survive a wipe-out).
     """
 
-    params = (
-        ("mode", None),
-        ("currency", "USDT"),
-        ("rules", None),
-        ("rules_as_of", "then"),
-        ("extrapolate", "nearest"),
-        ("position_mode", "net"),
-        ("leverage", 1.0),
-        ("path", "adverse"),
-        ("fees", None),
-        ("instruments", None),
-        ("slippage", 0.0),
-        ("strict", False),
-        ("min_value", 1e-9),
-    )
+    params = tuple(OWN.items())
 
     def __init__(self, **kwargs: Any) -> None:
-        self._engine: MarginEngine | None = None
-        if self.p.mode is None:
-            asked = [
-                name for name in ("rules", "fees", "instruments", "strict", "slippage") if getattr(self.p, name)
-            ]
-            if isinstance(self.p.cash, Mapping):
-                asked.append("cash")
-            if asked:
-                raise InputError(f"mode: expected isolated or cross because {asked[0]} is given, found None")
-        else:
-            self._validate()
+        self._validate()
         super().__init__()
 
     # -- set-up -------------------------------------------------------------------------------------------------
@@ -137,6 +93,12 @@ class MarginBroker(BackBroker):
         return self.p.mode is not None
 
     def _validate(self) -> None:
+        if not self.margined:
+            asked = [name for name, default in OWN.items() if getattr(self.p, name) != default]
+            asked += ["cash"] if isinstance(self.p.cash, Mapping) else []
+            if asked:
+                raise InputError(f"mode: expected isolated or cross because {asked[0]} is given, found None")
+            return
         mode_named(self.p.mode)
         for name, allowed in (
             ("path", PATHS), ("position_mode", POSITION_MODES), ("extrapolate", ("nearest", "never")),
@@ -148,12 +110,17 @@ class MarginBroker(BackBroker):
                 raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
         if not 0 <= self.p.slippage < 1:
             raise InputError(f"slippage: expected a share of the price from 0 to below 1, found {self.p.slippage!r}")
+        leverage = self.p.leverage
+        for value in leverage.values() if isinstance(leverage, Mapping) else (leverage,):
+            if not isinstance(value, (int, float)) or not 1 <= value < float("inf"):
+                raise InputError(f"leverage: expected a setting of 1 or more, found {value!r}")
 
     def _opening_balances(self) -> dict[str, float]:
         cash = self.p.cash
         return dict(cash) if isinstance(cash, Mapping) else {self.p.currency: cash}
 
     def init(self) -> None:
+        """Back to the beginning; called when made and at the start of every run."""
         if not self.margined:
             super().init()
             return
@@ -164,23 +131,25 @@ class MarginBroker(BackBroker):
             super().init()
         finally:
             self.p.cash = cash
-        self._engine = None
+        self.holdings = Holdings(self.positions)
+        self._engine: MarginEngine | None = None
         self._book = self._rule_book()
         self._account = Account({k: float(v) for k, v in balances.items()}, self.p.position_mode)
-        self._strict_market = bool(self.p.strict)
+        self._available = float(balances.get(self.p.currency, 0.0))
+        self._feeds: dict[str, Any] = {}
+        self._bars: dict[str, Bar] = {}  # the latest of each feed
+        self._stamps: dict[str, Any] = {}
         self._instruments: dict[str, Instrument] = {}
-        self._infos: dict[Any, MarginCommInfo] = {}
-        self._by_symbol: dict[str, Any] = {}
-        self._seen: dict[Any, float] = {}
-        self._legs: dict[PositionKey, BtPosition] = {}
-        self._owned: dict[PositionKey, dict[tuple[Any, Any], float]] = defaultdict(dict)
-        self._captured: list[Candidate] | None = None
-        self._orders_by_id: dict[int, Any] = {}
-        self._ids: dict[int, int] = {}  # backtrader's ref -> our order number, which starts at 1 in every run
-        self._told = 0
+        self._listed: Rules | None = None  # the revision the instruments above were read from
+        self._infos: dict[str, MarginCommInfo] = {}
+        self._settings: dict[PositionKey, float] = {}  # leverage, once set by an order or by set_leverage
+        self._found: list[Candidate] | None = None
+        self._numbers: dict[int, int] = {}  # backtrader's ref -> our order number, which starts at 1 in every run
+        self._resting: dict[int, Any] = {}  # our number -> the order the engine holds
+        self._rested: set[int] = set()  # refs of limits that lay in the book before the bar
+        self._events_told = self._entries_told = 0
         self._refusal_printed = False
-        self._points: tuple[int, ...] = ()
-        self._last_bars: dict[str, Bar] = {}
+        self._running = False
 
     def _rule_book(self) -> RuleBook:
         book = self.p.rules if self.p.rules is not None else load_rules("okx")
@@ -194,26 +163,22 @@ class MarginBroker(BackBroker):
         super().start()
         if not self.margined:
             return
+        self._running = True
         for data in self.cerebro.datas:
             name = data._name
             if not name:
                 raise InputError("feeds: every feed needs a name; name it by its symbol, such as BTC/USDT:USDT")
-            if name in self._by_symbol:
+            if name in self._feeds:
                 raise InputError(f"feeds: two feeds are called {name}; give each its own symbol or plain name")
-            self._by_symbol[name] = data
             if name in self.comminfo and is_symbol(name):
                 raise InputError(f"setcommission: {name} is a venue's instrument; its fees come from rules or fees=")
-        self._book_check()
+            self._feeds[name] = data
         self._value = self.startingcash = max(self._start_value(), self.p.min_value)
-        self._available = max(0.0, self._account.balance(self.p.currency))
         self._fundshares = self._value / float(self.p.fundstartval)
 
-    def _book_check(self) -> None:
-        leverage = self.p.leverage
-        values = leverage.values() if isinstance(leverage, Mapping) else (leverage,)
-        for value in values:
-            if not isinstance(value, (int, float)) or not 1 <= value < float("inf"):
-                raise InputError(f"leverage: expected a setting of 1 or more, found {value!r}")
+    def stop(self) -> None:
+        super().stop()
+        self._running = False
 
     def _start_value(self) -> float:
         """Value before the first bar: stablecoins at 1, other coins at their feed's first price where it is known."""
@@ -222,43 +187,38 @@ class MarginBroker(BackBroker):
             if currency in STABLECOINS:
                 total += amount
                 continue
-            for quote in STABLECOINS:
-                data = self._by_symbol.get(f"{currency}/{quote}")
-                if data is None:
-                    data = self._by_symbol.get(f"{currency}/{quote}:{quote}")
-                first = getattr(data, "first_price", None)
-                if first:
-                    total += amount * first
-                    break
+            names = [name for quote in STABLECOINS for name in (f"{currency}/{quote}", f"{currency}/{quote}:{quote}")]
+            firsts = [getattr(self._feeds.get(name), "first_price", None) for name in names]
+            total += amount * next((first for first in firsts if first), 0.0)
         return total
 
-    def _begin(self, bars: list[Bar]) -> MarginEngine:
+    def _begin(self, bars: Sequence[Bar]) -> MarginEngine:
         """The engine starts at the first bar's open."""
+        funding = {
+            symbol: series for symbol, data in self._feeds.items()
+            if isinstance(series := getattr(data, "funding", None), FundingSeries)
+        }
         time = min(bar.open_ms for bar in bars)
-        funding: dict[str, FundingSeries] = {}
-        for symbol, data in self._by_symbol.items():
-            series = getattr(data, "funding", None)
-            if isinstance(series, FundingSeries):
-                funding[symbol] = series
-        opens = {bar.symbol: bar.last[OPEN] for bar in bars}
-        market = Market(
-            time,
-            {bar.symbol: bar.mark[OPEN] for bar in bars if bar.mark},
-            opens,
-            strict=self._strict_market,
-        )
+        market = market_at(Market(time, strict=bool(self.p.strict)), bars, OPEN, time, self.p.currency)
         return MarginEngine(
             self._account, mode_named(self.p.mode), self._book, market, extrapolate=self.p.extrapolate,
-            funding=funding, slippage=self.p.slippage, strict=self._strict_market,
+            funding=funding, slippage=self.p.slippage, strict=bool(self.p.strict),
         )
 
     # -- what users read ----------------------------------------------------------------------------------------
 
     @property
+    def started(self) -> bool:
+        """True once a first bar has come."""
+        return self.margined and self._engine is not None
+
+    @property
     def engine(self) -> MarginEngine:
         """The engine; it exists from the first bar on."""
+        if not self.margined:
+            raise InputError("broker: no mode is set, so this is the stock broker; make it MarginBroker(mode=...)")
         if self._engine is None:
-            raise InputError("broker: no bar has come yet (or no mode is set); ask again from next() on")
+            raise InputError("broker: no bar has come yet; ask again from next() on")
         return self._engine
 
     def report(self) -> AccountReport:
@@ -268,12 +228,12 @@ class MarginBroker(BackBroker):
     @property
     def ledger(self) -> list[Entry]:
         """Every entry, in order."""
-        return self._account.ledger
+        return self._account.ledger if self.margined else []
 
     @property
     def events(self) -> list[Event]:
         """Warnings, cancellations, reductions, takeovers, refusals ... each with the report that caused it."""
-        return self._engine.events if self._engine is not None else []
+        return self.engine.events if self.started else []
 
     def coins(self, data: Any, amount: float) -> float:
         """The size (contracts, whole lots) that stands for `amount` of the base coin."""
@@ -282,17 +242,21 @@ class MarginBroker(BackBroker):
 
     def leg(self, data: Any, side: str = "net", margin_mode: str | None = None) -> Leg:
         """One leg of a feed, to be used like the feed in buy, sell, close and order_target_*."""
-        if side not in ("net", "long", "short"):
-            raise InputError(f"leg: expected net, long or short, found {side!r}")
-        instrument = self.instrument(data)
-        return Leg(_feed(data), margin_mode or self._default_mode(instrument), side)
+        key = self.key(data, {"position_side": side, "margin_mode": margin_mode})
+        return Leg(feed_of(data), key.margin_mode, key.side)
+
+    def judged_range(self, data: Any) -> tuple[float, float]:
+        """Lowest and highest price of the feed's present bar that positions are judged at: marks, else last prices."""
+        bar = self._bars[feed_of(data)._name]
+        prices = bar.mark or bar.last
+        return prices[LOW], prices[HIGH]
 
     def preview(self, sizes: Mapping[Any, float]) -> tuple[Refusal | None, float]:
         """Could market orders of these signed sizes, by feed or leg, open together now? See MarginEngine.preview."""
         orders = []
         for i, (data, size) in enumerate(sizes.items()):
-            key, instrument = self._key(data, {}), self.instrument(data)
-            leverage = 1.0 if instrument.is_spot else self.leverage_of(instrument.symbol)
+            key, instrument = self.key(data), self.instrument(data)
+            leverage = 1.0 if instrument.is_spot else self.leverage_of(key)
             orders.append(
                 Order(-1 - i, instrument, "buy" if size > 0 else "sell", abs(size), None, key.margin_mode, key.side,
                       leverage)
@@ -300,74 +264,100 @@ class MarginBroker(BackBroker):
         return self.engine.preview(orders)
 
     def set_leverage(self, data: Any, leverage: float) -> Refusal | None:
-        """Change the leverage setting of an open position (of a leg, or of the feed's default position)."""
-        return self.engine.set_leverage(self._key(data, {}), float(leverage))
+        """Change the leverage setting of a leg, or of the feed's default position, as the venue allows it.
+
+        An open position is changed at once; orders to come use the setting. Returns the venue's refusal, or None.
+        """
+        options = options_of((), {"leverage": leverage})
+        key = self.key(data)
+        refusal = None
+        if self.started and key in self._account.positions:
+            refusal = self.engine.set_leverage(key, float(options["leverage"]))
+        if refusal is None:
+            self._settings[key] = float(options["leverage"])
+        return refusal
 
     def instrument(self, data: Any) -> Instrument:
         """The instrument of a feed: by its name when that is a symbol, else a plain asset quoted in `currency`."""
-        name = _feed(data)._name
+        name = feed_of(data)._name
+        if self._engine is not None and self._engine.rules is not self._listed:
+            self._instruments.clear()  # contract sizes and lots are the ones in force
+            self._listed = self._engine.rules
         found = self._instruments.get(name)
         if found is None:
             if is_symbol(name):
-                rules = self._engine.rules if self._engine else self._book.as_of(self._clock(data), self.p.extrapolate)
-                found = rules.instrument(name)
+                found = self._rules(data).instrument(name)
                 found.payoff  # noqa: B018  a product that is not built yet is refused here
             else:
                 found = Instrument(name, Kind.SPOT, name, self.p.currency, self.p.currency)
             self._instruments[name] = found
         return found
 
-    def _clock(self, data: Any) -> int:
-        feed = _feed(data)
-        return _to_ms(feed.datetime[0]) if len(feed) else int(getattr(feed, "first_ms", 0)) or 1_577_836_800_000
+    def _rules(self, data: Any) -> Rules:
+        if self._engine is not None:
+            return self._engine.rules
+        feed = feed_of(data)
+        first = to_ms(feed.datetime[0]) if len(feed) else getattr(feed, "first_ms", 0)
+        return self._book.as_of(first or BEFORE_ANY_BAR, self.p.extrapolate)
 
-    def leverage_of(self, symbol: str) -> float:
-        """The leverage setting orders of a symbol get unless they say otherwise."""
-        leverage = self.p.leverage
-        return float(leverage.get(symbol, 1.0) if isinstance(leverage, Mapping) else leverage)
+    def key(self, data: Any, options: Mapping[str, Any] | None = None) -> PositionKey:
+        """Which position a feed or leg, with these order options, is about."""
+        instrument = self.instrument(data)
+        default = "cash" if instrument.is_spot else str(self.p.mode)
+        return position_key(data, instrument, options or {}, default, self.p.position_mode)
 
-    def taker_rate(self, instrument: Instrument) -> float:
-        """Taker fee of an instrument under the rules in force; 0 for a plain asset (its comminfo charges)."""
-        if not is_symbol(instrument.symbol):
-            return 0.0
-        rules = self._engine.rules if self._engine else self._book.as_of(
-            self._clock(self._by_symbol[instrument.symbol]), self.p.extrapolate)
-        return rules.fees(FEE_KIND[instrument.kind]).taker
+    def leverage_of(self, key: PositionKey) -> float:
+        """The leverage setting orders of a position get unless they say otherwise."""
+        found = self._settings.get(key)
+        if found is None:
+            leverage = self.p.leverage
+            found = float(leverage.get(key.symbol, 1.0) if isinstance(leverage, Mapping) else leverage)
+        return found
+
+    def taker_rate(self, data: Any) -> float:
+        """Taker fee of a feed's instrument under the rules in force; 0 for a plain asset (its comminfo charges)."""
+        instrument = self.instrument(data)
+        return self._rules(data).fees(FEE_KIND[instrument.kind]).taker if is_symbol(instrument.symbol) else 0.0
+
+    def rate_of(self, instrument: Instrument) -> float:
+        """What one unit of the instrument's settlement currency is worth in the broker's currency."""
+        settle, currency = instrument.settle, self.p.currency
+        if settle == currency:
+            return 1.0
+        market = self.engine.market
+        return float(market.usd(settle)) / float(market.usd(currency))
 
     def getcommissioninfo(self, data: Any) -> Any:
-        if not self.margined:
-            return super().getcommissioninfo(data)
-        feed = _feed(data)
-        if not is_symbol(feed._name):
+        feed = feed_of(data)
+        if not self.margined or not is_symbol(feed._name):
             return super().getcommissioninfo(feed)
         info = self._infos.get(feed._name)
         if info is None:
-            info = self._infos[feed._name] = MarginCommInfo(self, self.instrument(feed))
+            info = self._infos[feed._name] = MarginCommInfo(self, feed)
         return info
 
     def getposition(self, data: Any) -> Any:
         if not self.margined:
             return super().getposition(data)
-        if isinstance(data, Leg):
-            return self._legs.setdefault(self._key(data, {}), BtPosition())
-        return self.positions[data]
+        return self.holdings.leg(self.key(data)) if isinstance(data, Leg) else self.positions[data]
 
     def get_cash(self) -> float:
-        return float(self._available if self.margined and hasattr(self, "_available") else self.cash)
+        """What may open positions, in the broker's currency."""
+        return self._available if self.margined else self.cash
 
     getcash = get_cash
 
     def get_value(self, datas: Any = None, mkt: bool = False, lever: bool = False) -> float:
-        """Total equity; of given feeds the signed notional of their positions, at the last price."""
+        """Total equity; of given feeds or legs the signed notional of their positions, at the last price."""
         if not self.margined:
             return super().get_value(datas, mkt, lever)  # type: ignore[no-any-return]
         if datas is None:
             return float(self._value)
         total = 0.0
         for data in datas:
-            position = self.getposition(data)
-            if position.size:
-                total += self.getcommissioninfo(data).getvaluesize(position.size, data.close[0])
+            size = self.getposition(data).size
+            if size:
+                total += self.getcommissioninfo(data).getvaluesize(size, data.close[0])
         return total
 
     getvalue = get_value
@@ -375,12 +365,14 @@ class MarginBroker(BackBroker):
     def get_leverage(self) -> float:
         if not self.margined:
             return super().get_leverage()  # type: ignore[no-any-return]
-        return self.report().account.leverage if self._engine is not None else 0.0
+        return self.report().account.leverage if self.started else 0.0
 
     def set_cash(self, cash: Any) -> None:
         if not self.margined and not isinstance(cash, Mapping):
             super().set_cash(cash)
             return
+        if self.margined and self._running:
+            raise InputError("set_cash: a margin account is running; use add_cash, which the ledger records")
         self.p.cash = cash
         self._validate()
         self.init()
@@ -389,7 +381,7 @@ class MarginBroker(BackBroker):
 
     def add_order_history(self, orders: Any, notify: bool = True) -> None:
         if self.margined:
-            raise NotSupported("add_order_history: a margin account takes no foreign order history; replay it as orders")
+            raise NotSupported("add_order_history: a margin account takes no foreign history; replay it as orders")
         super().add_order_history(orders, notify)
 
     def set_fund_history(self, fund: Any) -> None:
@@ -400,134 +392,108 @@ class MarginBroker(BackBroker):
     # -- orders -------------------------------------------------------------------------------------------------
 
     def buy(self, owner: Any, data: Any, size: float, *args: Any, **kwargs: Any) -> Any:
-        data, size, kwargs = self._prepared(data, size, "buy", kwargs)
-        return super().buy(owner, data, size, *args, **kwargs)
+        if not self.margined:
+            return super().buy(owner, data, size, *args, **kwargs)
+        size, options = self._prepared(data, size, "buy", options_of(args, kwargs))
+        return super().buy(owner, feed_of(data), size, **options)
 
     def sell(self, owner: Any, data: Any, size: float, *args: Any, **kwargs: Any) -> Any:
-        data, size, kwargs = self._prepared(data, size, "sell", kwargs)
-        return super().sell(owner, data, size, *args, **kwargs)
-
-    def _prepared(self, data: Any, size: float, side: str, kwargs: dict[str, Any]) -> tuple[Any, float, dict[str, Any]]:
-        """Whole lots, prices on the tick, known options only, the leg's side and mode spelled out."""
         if not self.margined:
-            return data, size, kwargs
-        instrument = self.instrument(data)
-        named = {"price", "plimit", "exectype", "valid", "tradeid", "oco", "trailamount", "trailpercent", "parent",
-                 "transmit"}
-        for name in kwargs:
-            if name not in named | ORDER_OPTIONS | STOCK_OPTIONS:
-                raise InputError(
-                    f"order option {name!r} is unknown; known are {', '.join(sorted(ORDER_OPTIONS))}"
-                )
-        for name in ("margin_currency", "reverse"):
-            if kwargs.get(name) is not None:
-                raise NotSupported(f"order option {name}: spot-margin positions are not built yet")
-        key = self._key(data, kwargs)
-        if kwargs.get("leverage") is not None and not kwargs["leverage"] >= 1:
-            raise InputError(f"leverage: expected a setting of 1 or more, found {kwargs['leverage']!r}")
-        kwargs.update(margin_mode=key.margin_mode, position_side=key.side)
-        default = ("net", self._default_mode(instrument))
-        if (key.side, key.margin_mode) != default:
-            kwargs["tradeid"] = (kwargs.get("tradeid", 0), key.side, key.margin_mode)
-        whole = instrument.floor(size)
-        exectype = kwargs.get("exectype")
-        for name in ("price", "plimit"):
-            limit = (name == "price" and exectype == bt.Order.Limit) or name == "plimit"
-            if limit and kwargs.get(name) is not None:
-                kwargs[name] = instrument.round_price(kwargs[name], side)
-        return _feed(data), whole or size, kwargs
+            return super().sell(owner, data, size, *args, **kwargs)
+        size, options = self._prepared(data, size, "sell", options_of(args, kwargs))
+        return super().sell(owner, feed_of(data), size, **options)
 
-    def _default_mode(self, instrument: Instrument) -> str:
-        return "cash" if instrument.is_spot else str(self.p.mode)
+    def _prepared(self, data: Any, size: float, side: str, options: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        """Whole lots, limits on the tick, the leg's side and mode spelled out."""
+        instrument, key = self.instrument(data), self.key(data, options)
+        if not (isinstance(size, (int, float)) and math.isfinite(size) and size > 0):
+            raise InputError(f"size: expected a finite number above zero, found {size!r} for {key.symbol}")
+        if instrument.is_spot and options.get("reduce_only"):
+            raise InputError(f"reduce_only: {key.symbol} trades in cash, where every sell reduces; leave it out")
+        options.update(margin_mode=key.margin_mode, position_side=key.side)
+        if opposes_parent(options.get("parent"), side) and not instrument.is_spot:
+            options["reduce_only"] = True  # a bracket's children end a position; they never open another
+        if key != self.key(feed_of(data), {"position_side": key.side}) or key.side != "net":
+            options["tradeid"] = (options.get("tradeid", 0), key.side, key.margin_mode)
+        if options.get("exectype") == bt.Order.Limit and options.get("price") is not None:
+            options["price"] = instrument.round_price(options["price"], side)
+        if options.get("plimit") is not None:
+            options["plimit"] = instrument.round_price(options["plimit"], side)
+        return instrument.floor(size) or size, options  # less than a lot is the engine's to refuse
 
-    def _key(self, data: Any, options: Mapping[str, Any]) -> PositionKey:
-        instrument = self.instrument(data)
-        leg_mode, leg_side = (data.margin_mode, data.position_side) if isinstance(data, Leg) else (None, None)
-        margin_mode = options.get("margin_mode") or leg_mode or self._default_mode(instrument)
-        side = options.get("position_side") or leg_side or "net"
-        if margin_mode not in MARGIN_MODES:
-            raise InputError(f"margin_mode: expected one of {', '.join(MARGIN_MODES)}, found {margin_mode!r}")
-        if side not in ("net", "long", "short"):
-            raise InputError(f"position_side: expected net, long or short, found {side!r}")
-        if instrument.is_spot and (margin_mode != "cash" or side != "net"):
-            raise NotSupported(f"{instrument.symbol}: spot-margin positions are not built yet; spot trades in cash")
-        if not instrument.is_spot and margin_mode == "cash":
-            raise InputError(f"{instrument.symbol}: a derivative needs isolated or cross margin, found cash")
-        if not instrument.is_spot and (side == "net") != (self.p.position_mode == "net"):
-            expected = "net" if self.p.position_mode == "net" else "long or short"
-            raise InputError(f"position_side: expected {expected} in {self.p.position_mode} mode, found {side!r}")
-        return PositionKey(instrument.symbol, margin_mode, side)
+    def submit(self, order: Any, check: bool = True) -> Any:
+        answer = super().submit(order, check)
+        if self.margined and not self.p.checksubmit:
+            self.check_submitted()
+        return answer
 
-    def _engine_order(self, order: Any) -> Order:
-        instrument = self.instrument(order.data)
-        info = order.info
-        price: float | None = None
-        if order.exectype == bt.Order.Limit:
-            price = order.created.price
-        elif order.exectype in (bt.Order.StopLimit, bt.Order.StopTrailLimit):
-            price = order.created.pricelimit
-        elif order.exectype in (bt.Order.Stop, bt.Order.StopTrail):
-            price = order.created.price
-        leverage = info.get("leverage") or self.leverage_of(instrument.symbol)
-        return Order(
-            self._id(order), instrument, "buy" if order.isbuy() else "sell", abs(order.executed.remsize), price,
-            info["margin_mode"], info["position_side"], 1.0 if instrument.is_spot else float(leverage),
-            bool(info.get("reduce_only")),
-        )
-
-    def _id(self, order: Any) -> int:
-        return self._ids.setdefault(order.ref, len(self._ids) + 1)
+    def transmit(self, order: Any, check: bool = True) -> Any:
+        if not self.margined:
+            return super().transmit(order, check)
+        order.submit()  # every order is asked about, whatever `checksubmit` says: a venue has no such switch
+        self.submitted.append(order)
+        self.orders.append(order)
+        self.notify(order)
+        return order
 
     def check_submitted(self) -> None:
         if not self.margined:
             super().check_submitted()
             return
-        while self.submitted:
+        while self.submitted and self.started:
             order = self.submitted.popleft()
-            if self._take_children(order) is None:
-                continue
-            if self._admit(order):
+            if self._take_children(order) is not None and self._admit(order):
                 self.submit_accept(order)
 
+    def _venue_order(self, order: Any) -> Order:
+        instrument, info = self.instrument(order.data), order.info
+        key = PositionKey(instrument.symbol, info["margin_mode"], info["position_side"])
+        leverage = float(info.get("leverage") or self.leverage_of(key))
+        number = self._numbers.setdefault(order.ref, len(self._numbers) + 1)
+        return venue_order(order, number, instrument, leverage)
+
     def _admit(self, order: Any) -> bool:
-        """Ask the engine; children of a bracket are asked when they come alive."""
-        if not order.active():
+        """Ask the engine. Children of a bracket are asked when they come alive, stops when they are met."""
+        if not order.active() or waits(order):
             return True
-        if self._engine is None:
-            return True
-        # A stop rests at the venue as a trigger: it reserves nothing until it is met.
-        wanted = self._engine_order(order)
-        stop = order.exectype in (bt.Order.Stop, bt.Order.StopTrail, bt.Order.StopLimit, bt.Order.StopTrailLimit)
-        if stop:
-            return True
-        if wanted.closes and order.parent is not None:
-            return True
-        answer = self._engine.accept(wanted)
+        wanted = self._venue_order(order)
+        answer = self.engine.accept(wanted)
         if isinstance(answer, Refusal):
             self._refused(order, answer)
             return False
-        self._orders_by_id[wanted.id] = order
+        self._resting[wanted.id] = order
         if answer.size != wanted.size:
-            self._cut(order, answer.size)
+            cut(order, answer.size)
         return True
-
-    def _cut(self, order: Any, size: float) -> None:
-        """The venue cuts a closing order to the position; the order's own size shows it."""
-        signed = size if order.isbuy() else -size
-        order.size = order.created.size = order.created.remsize = order.executed.remsize = signed
 
     def _refused(self, order: Any, refusal: Refusal) -> None:
         order.addinfo(reason=refusal.reason, shortfall=refusal.shortfall, largest_size=refusal.largest_size)
         order.margin()
-        self.notify(order)
-        self._ococheck(order)
+        self._finish(order)
         self._bracketize(order, cancel=True)
-        self._forget(order)
         if not self._refusal_printed:
             self._refusal_printed = True
-            log.warning("order refused: %s %g %s: %s (further refusals are in broker.events)",
-                        "buy" if order.isbuy() else "sell", abs(order.created.size), order.data._name,
-                        refusal.reason)
+            log.warning(
+                "order refused: %s %g %s: %s, short of %g %s, largest size %g (further refusals are in broker.events)",
+                "buy" if order.isbuy() else "sell", abs(order.created.size), order.data._name, refusal.reason,
+                refusal.shortfall, refusal.currency, refusal.largest_size,
+            )
+
+    def _finish(self, order: Any) -> None:
+        """Announce an order that has ended, take it off the books, end its OCO group."""
+        self.notify(order)
+        self._forget(order)
+        for i, other in enumerate(self.pending):
+            if other is order:
+                del self.pending[i]
+                break
+        self._ococheck(order)
+
+    def _forget(self, order: Any) -> None:
+        self._rested.discard(order.ref)
+        number = self._numbers.get(order.ref)
+        if number is not None and self._resting.pop(number, None) is not None:
+            self.engine.cancel(number)
 
     def cancel(self, order: Any, bracket: bool = False) -> bool:
         done = bool(super().cancel(order, bracket))
@@ -536,19 +502,11 @@ class MarginBroker(BackBroker):
         return done
 
     def _ococheck(self, order: Any) -> None:
-        if not self.margined:
-            super()._ococheck(order)
-            return
-        before = list(self.pending)
+        before = list(self.pending) if self.margined else ()
         super()._ococheck(order)
         for other in before:
-            if other is not None and not other.alive():
+            if not other.alive():
                 self._forget(other)
-
-    def _forget(self, order: Any) -> None:
-        self._orders_by_id.pop(self._id(order), None)
-        if self._engine is not None:
-            self._engine.cancel(self._id(order))
 
     # -- one bar ------------------------------------------------------------------------------------------------
 
@@ -557,297 +515,161 @@ class MarginBroker(BackBroker):
             super().next()
             return
         bars = self._new_bars()
-        if bars and self._engine is None:
+        if self._engine is None:
+            if not bars:
+                return
             self._engine = self._begin(bars)
         engine = self._engine
-        if engine is None:
-            return
         while self._cash_addition:
             amount = self._cash_addition.popleft()
-            self._fundshares += amount / self._fundval
             engine.deposit(self.p.currency, amount)
+            self._fundshares += amount / self._fundval
         while self._toactivate:
             order = self._toactivate.popleft()
             order.activate()
-            if not self._admit(order) and order in self.pending:
-                self.pending.remove(order)
-        if self.p.checksubmit:
-            self.check_submitted()
-        candidates = self._match({self._by_symbol[bar.symbol] for bar in bars})
-        if bars:
-            self._walk(engine, bars, candidates)
-        self._tell(engine)
-        self._revalue(engine)
+            if order.alive():
+                self._admit(order)
+        self.check_submitted()
+        found = self._match({bar.symbol for bar in bars})
+        walk(engine, bars, found, self.p.path, self.p.currency, self._step, self._fill)
+        if self.pending:
+            self._rest(bars)
+        self._tell()
+        self._revalue()
 
     def _new_bars(self) -> list[Bar]:
         bars = []
-        for name, data in self._by_symbol.items():
+        for name, data in self._feeds.items():
             if not len(data):
                 continue
             stamp = data.datetime[0]
-            if self._seen.get(name) == stamp and getattr(data, "tick_last", None) is None:
+            tick = getattr(data, "tick_last", None)  # set while a bar is replayed in parts
+            stamp = stamp if tick is None else (stamp, tick, data.high[0], data.low[0])
+            if self._stamps.get(name) == stamp:
                 continue
-            self._seen[name] = stamp
-            instrument = self.instrument(data)
-            bars.append(read_bar(data, name, instrument.is_spot, step_of(data), _to_ms))
+            self._stamps[name] = stamp
+            last = self._bars.get(name)
+            bar = read_bar(data, self.instrument(data).is_spot, None if last is None else last.close_ms)
+            if bar is not None:
+                self._bars[name] = bar
+                bars.append(bar)
         return bars
 
-    def _match(self, moved: set[Any]) -> list[Candidate]:
+    def _match(self, moved: set[str]) -> list[Candidate]:
         """Let backtrader say which orders fill in this bar and at what price; nothing is booked yet."""
-        captured: list[Candidate] = []
-        self._captured = captured
+        found: list[Candidate] = []
+        self._found = found
+        coc = self.p.coc
         try:
-            for _ in range(len(self.pending)):
-                order = self.pending.popleft()
+            for order in list(self.pending):
+                if not order.alive():
+                    continue  # cancelled by the one before it
                 if order.expire():
-                    self.notify(order)
-                    self._ococheck(order)
+                    self._finish(order)
                     self._bracketize(order, cancel=True)
-                    self._forget(order)
-                    continue
-                self.pending.append(order)
-                if order.active() and order.data in moved:
+                elif order.active() and (order.data._name in moved or (coc and order.exectype == bt.Order.Market)):
                     self._try_exec(order)
         finally:
-            self._captured = None
-        return captured
+            self._found = None
+        return found
 
     def _execute(self, order: Any, ago: Any = None, price: Any = None, cash: Any = None, position: Any = None,
                  dtcoc: Any = None) -> Any:
         if not self.margined:
             return super()._execute(order, ago, price, cash, position, dtcoc)
-        if self._captured is None or price is None:
-            return None
-        self._captured.append(self._candidate(order, ago, price, dtcoc))
+        if self._found is not None and price is not None:
+            self._found.append(candidate(order, ago, price, dtcoc, order.ref in self._rested))
         return None
 
-    def _candidate(self, order: Any, ago: int, price: float, dtcoc: Any) -> Candidate:
-        """When on the bar's path the fill belongs: at the open, at a level, after a stop, or at the close."""
-        data, created, kinds = order.data, order.created, bt.Order
-        open_ = data.open[0] if getattr(data, "tick_open", None) is None else data.tick_open
-        buy = order.isbuy()
-        fill = Candidate(order, ago, price, dtcoc, None)
-        if order.exectype == kinds.Market:
-            fill.at = BEFORE_OPEN if dtcoc is not None else 0.0
-            return fill
-        if order.exectype == kinds.Close:
-            fill.at = 0.0 if ago else float("inf")
-            return fill
-        if order.exectype == kinds.Limit or (order.exectype in (kinds.StopLimit, kinds.StopTrailLimit)
-                                             and order.triggered and order.info.get("armed")):
-            limit = created.price if order.exectype == kinds.Limit else created.pricelimit
-            rests = order.info.get("seen", False)
-            if (buy and open_ <= limit) or (not buy and open_ >= limit):
-                fill.maker = rests
-            else:
-                fill.level, fill.maker = limit, True
-            return fill
-        stop = created.price
-        if (buy and open_ >= stop) or (not buy and open_ <= stop):
-            if order.exectype in (kinds.StopLimit, kinds.StopTrailLimit):
-                limit = created.pricelimit
-                if not ((buy and open_ <= limit) or (not buy and open_ >= limit)):
-                    fill.level, fill.maker = limit, True
-            return fill
-        fill.level = stop
-        if order.exectype in (kinds.StopLimit, kinds.StopTrailLimit) and price == created.pricelimit != stop:
-            fill.level, fill.after = created.pricelimit, stop
-        return fill
-
-    def _walk(self, engine: MarginEngine, bars: list[Bar], candidates: list[Candidate]) -> None:
-        """Walk the bar: clock events, the open, then leg by leg with each fill where the price meets it."""
-        for fill in candidates:
-            if fill.at == BEFORE_OPEN:
-                self._fill(engine, fill)
-        start = max(engine.market.time, min(bar.open_ms for bar in bars))
-        end = max(engine.market.time, max(bar.close_ms for bar in bars))
-        self._step(engine, self._market(engine, bars, OPEN, start), jump=True)
-        for fill in candidates:
-            if fill.at == 0.0 and fill.level is None:
-                self._fill(engine, fill)
-        low = self._market(engine, bars, LOW, start)
-        high = self._market(engine, bars, HIGH, start)
-        points = order_of_points(self.p.path, self._hurts_low(engine, low, high))
-        by_symbol = {bar.symbol: bar for bar in bars}
-        later: list[tuple[float, int, Candidate]] = []
-        for i, fill in enumerate(candidates):
-            if fill.level is None and fill.at <= 0.0:
+    def _rest(self, bars: Sequence[Bar]) -> None:
+        """After a bar: stop-limits it has met lie in the venue's book from here on, and limits have rested in it."""
+        moved = {bar.symbol for bar in bars}
+        for order in list(self.pending):
+            if order.exectype not in (bt.Order.Limit, *STOP_LIMITS) or not (order.active() and order.alive()):
                 continue
-            path = tuple(by_symbol[fill.order.data._name].last[p] for p in points)
-            at = float(len(points) - 1)
-            if fill.level is not None:
-                after = meeting(path, fill.after) if fill.after is not None else 0.0
-                at = meeting(path, fill.level, after)
-            later.append((at, i, fill))
-        later.sort(key=lambda item: item[:2])
-        markets = {OPEN: engine.market, LOW: low, HIGH: high, CLOSE: self._market(engine, bars, CLOSE, end)}
-        for leg in range(len(points) - 1):
-            from_, to = markets[points[leg]], markets[points[leg + 1]]
-            while later and later[0][0] <= leg + 1:
-                at, _, fill = later.pop(0)
-                share = at - leg
-                if fill.order.alive():
-                    stop_at = from_.toward(to, share) if share < 1 else to
-                    if points[leg + 1] == CLOSE and share < 1:
-                        stop_at = stop_at.at(start, stop_at.marks, stop_at.lasts)
-                    if stop_at.time >= engine.market.time:
-                        self._step(engine, stop_at)
-                    self._fill(engine, fill)
-            self._step(engine, to)
-        for order in self.pending:
-            order.addinfo(seen=True)
-            if order.triggered:
-                order.addinfo(armed=True)
-        self._last_bars.update(by_symbol)
+            if waits(order) or order.data._name not in moved:
+                continue
+            if self._numbers.get(order.ref) in self._resting or self._admit(order):
+                self._rested.add(order.ref)
 
-    def _step(self, engine: MarginEngine, market: Market, jump: bool = False) -> None:
-        engine.advance(market, jump=jump)
-        self._tell(engine)
+    def _step(self, market: Market, jump: bool) -> None:
+        self.engine.advance(market, jump=jump)
+        self._tell()
 
-    def _hurts_low(self, engine: MarginEngine, low: Market, high: Market) -> bool:
-        """True when all lows together leave the account with no more than all highs."""
-        from bt_margin.modes.assess import total_equity
-
-        return total_equity(engine.account, low) <= total_equity(engine.account, high)
-
-    def _market(self, engine: MarginEngine, bars: Iterable[Bar], point: int, time: int) -> Market:
-        now = engine.market
-        marks, lasts, indexes = dict(now.marks), dict(now.lasts), dict(now.indexes)
-        for bar in bars:
-            lasts[bar.symbol] = bar.last[point]
-            if bar.mark is not None:
-                marks[bar.symbol] = bar.mark[point]
-            else:
-                marks.pop(bar.symbol, None)
-            if bar.index is not None and point == CLOSE:
-                indexes[bar.symbol.partition(":")[0]] = bar.index
-        return Market(time, marks, lasts, indexes, now.strict, now.stand_ins)
-
-    # -- fills --------------------------------------------------------------------------------------------------
-
-    def _fill(self, engine: MarginEngine, fill: Candidate) -> None:
-        order = fill.order
-        if not order.alive() or order not in self.pending:
+    def _fill(self, one: Candidate) -> None:
+        """Trade an order where the path meets it, and tell backtrader: true sizes, commissions and profit."""
+        order, engine = one.order, self.engine
+        if not order.alive():
             return
-        if order.info.get("post_only") and not fill.maker:
-            self._refused(order, Refusal("post-only order would take liquidity"))
-            self._drop(order)
+        if order.info.get("post_only") and not one.maker:
+            order.addinfo(reason="a post-only order would have taken liquidity")
+            self.cancel(order)
             return
         instrument = self.instrument(order.data)
         size = abs(order.executed.remsize)
         if self.p.filler is not None:
-            size = instrument.floor(min(size, abs(self.p.filler(order, fill.price, fill.ago))))
+            size = instrument.floor(min(size, abs(self.p.filler(order, one.price, one.ago))))
             if size <= 0:
                 return
-        wanted = self._engine_order(order)
-        fee = None
-        if not is_symbol(instrument.symbol):
-            fee = self.getcommissioninfo(order.data).getcommission(size, fill.price)
-        booked = engine.fill(wanted, size, fill.price, maker=fill.maker, fee=fee)
-        if isinstance(booked, Refusal):
-            self._refused(order, booked)
-            self._drop(order)
-            self._tell(engine)
-            return
-        whole = instrument.snap(abs(order.executed.remsize) - size) <= 0
-        if wanted.closes and abs(booked.closed) < size:
-            whole = True
-        self._report_fill(engine, order, fill, booked, whole)
-        if order.status == order.Completed:
-            self._drop(order)
-            self._bracketize(order)
-        self._tell(engine)
-
-    def _drop(self, order: Any) -> None:
-        """Take a finished order out of the pending ones."""
-        self._orders_by_id.pop(self._id(order), None)
-        for i, other in enumerate(self.pending):
-            if other is order:
-                del self.pending[i]
-                return
-
-    def _report_fill(self, engine: MarginEngine, order: Any, fill: Candidate, booked: Fill, whole: bool) -> None:
-        """Tell backtrader: one execution bit with true sizes, commissions and profit, and a clone notified."""
-        key = self._key(order.data, order.info)
-        instrument = self.instrument(order.data)
-        factor = self._to_currency(engine, instrument)
-        owner = (order.owner, order.tradeid)
-        closed, opened = self._exact(key, owner, instrument, booked.closed, booked.opened)
-        self._execute_bit(
-            order, fill.dt or order.data.datetime[fill.ago], key, closed, opened, booked.price,
-            booked.pnl * factor, booked.closed_fee * factor, booked.opened_fee * factor, instrument,
-        )
-        if whole:
-            order.executed.remsize = 0.0
-            order.status = order.Completed
-        self.notify(order)
-        self._ococheck(order)
-
-    def _exact(self, key: PositionKey, owner: tuple[Any, Any], instrument: Instrument, closed: float,
-               opened: float) -> tuple[float, float]:
-        """Sizes as this owner's trade sees them, without dust: what it closes is exactly what it holds.
-
-        In one-way mode another strategy's position may be what the venue closed; the owner's own trade decides
-        what is closing and what is opening for it.
-        """
-        held = self._owned[key].get(owner, 0.0)
-        total = closed + opened
-        if held * total < 0:
-            if abs(total) >= abs(held) or instrument.snap(held + total) == 0.0:
-                closed = -held
-                opened = instrument.snap(total + held)
-            else:
-                closed, opened = total, 0.0
-        else:
-            closed, opened = 0.0, total
-        left = held + closed + opened
-        left = opened if closed == -held else left
-        if left:
-            self._owned[key][owner] = left
-        else:
-            self._owned[key].pop(owner, None)
-        return closed, opened
-
-    def _execute_bit(self, order: Any, dt: float, key: PositionKey, closed: float, opened: float, price: float,
-                     pnl: float, closed_fee: float, opened_fee: float, instrument: Instrument) -> None:
         info = self.getcommissioninfo(order.data)
-        size = closed + opened
-        fees = closed_fee + opened_fee
-        closed_fee = fees * abs(closed) / (abs(closed) + abs(opened)) if size or closed else fees
-        opened_fee = fees - closed_fee
-        position = self.positions[order.data]
-        entry = position.price
-        for held in (position, self._legs.setdefault(key, BtPosition())):
-            held.update(size, price, order.data.datetime.datetime())
-            held.size = instrument.snap(held.size)
-        unit = instrument.contract_size
-        order.execute(
-            dt, size, price, closed, -closed * unit * entry, closed_fee, opened, opened * unit * price, opened_fee,
-            info.get_margin(price) if isinstance(info, MarginCommInfo) else 0.0, pnl, position.size, position.price,
-        )
-        if isinstance(info, MarginCommInfo) and not instrument.is_spot:
-            order.addcomminfo(FillInfo(info, pnl))
+        fee = None if is_symbol(instrument.symbol) else info.getcommission(size, one.price)
+        wanted, before = self._venue_order(order), len(self._account.ledger)
+        booked = engine.fill(wanted, size, one.price, maker=one.maker, fee=fee)
+        if isinstance(booked, Refusal):
+            self._resting.pop(wanted.id, None)
+            self._refused(order, booked)
         else:
-            order.addcomminfo(info)
+            self._settings[wanted.key] = wanted.leverage
+            self._resting[wanted.id] = order
+            whole = instrument.snap(abs(order.executed.remsize) - size) <= 0
+            if wanted.closes and abs(booked.closed) < size:
+                cut(order, abs(booked.closed))
+                whole = True
+            self._report(order, one, booked, wanted.key, paid_back(self._account.ledger[before:]), whole)
+        self._entries_told = len(self._account.ledger)  # this fill's own entries: told with it
+        self._tell()
 
-    def _to_currency(self, engine: MarginEngine, instrument: Instrument) -> float:
-        if instrument.settle == self.p.currency:
-            return 1.0
-        return float(engine.market.usd(instrument.settle)) / float(engine.market.usd(self.p.currency))
+    def _report(self, order: Any, one: Candidate, booked: Fill, key: PositionKey, refund: float, whole: bool) -> None:
+        instrument = self.instrument(order.data)
+        factor = self.rate_of(instrument)
+        fee = booked.closed_fee + booked.opened_fee - refund
+        self.holdings.execute(
+            order, one.stamp, key, instrument, booked.closed + booked.opened, booked.price, booked.pnl * factor,
+            fee * factor, self.getcommissioninfo(order.data), factor, self.p.int2pnl,
+        )
+        if not whole:
+            order.partial()
+            self.notify(order)
+            self._ococheck(order)
+            return
+        order.executed.remsize = 0.0  # a spot buy receives less than it asked for: the fee comes out of the coins
+        order.completed()
+        self._finish(order)
+        self._bracketize(order)
 
-    # -- events -------------------------------------------------------------------------------------------------
+    # -- what the engine did by itself --------------------------------------------------------------------------
 
-    def _tell(self, engine: MarginEngine) -> None:
-        """Turn what the engine did by itself into orders and calls that strategies see."""
-        while self._told < len(engine.events):
-            event = engine.events[self._told]
-            self._told += 1
+    def _tell(self) -> None:
+        """Turn it into orders, costs and calls that strategies see."""
+        engine, ledger = self.engine, self._account.ledger
+        if self._entries_told == len(ledger) and self._events_told == len(engine.events):
+            return
+        forced, funding = costs(ledger[self._entries_told:])
+        self._entries_told = len(ledger)
+        for key, cost in funding:
+            self.holdings.charge(key, cost * self.rate_of(self.instrument(self._feeds[key.symbol])))
+        costs_left = iter(forced)
+        while self._events_told < len(engine.events):
+            event = engine.events[self._events_told]
+            self._events_told += 1
             if isinstance(event, Reduced):
-                self._forced(engine, event)
+                place_forced(self, self._feeds[event.key.symbol], event, next(costs_left))
+                if event.remaining == 0.0:
+                    self._cancel_exits(event.key)
             elif isinstance(event, OrdersCancelled):
                 for number in event.orders:
-                    order = self._orders_by_id.get(number)
-                    if order is not None and order.alive():
+                    order = self._resting.get(number)
+                    if order is not None:
                         order.addinfo(reason="cancelled before liquidation (insufficient margin)")
                         self.cancel(order)
             for strategy in self.cerebro.runningstrats:
@@ -855,55 +677,21 @@ class MarginBroker(BackBroker):
                 if notify is not None:
                     notify(event)
 
-    def _forced(self, engine: MarginEngine, event: Reduced) -> None:
-        """A forced trade as ordinary orders, split per owner and trade id so that every trade closes exactly."""
-        data = self._by_symbol[event.key.symbol]
-        instrument = self.instrument(data)
-        factor = self._to_currency(engine, instrument)
-        owned = self._owned[event.key]
-        shares: list[tuple[tuple[Any, Any], float]] = []
-        if event.remaining == 0.0:
-            shares = [(owner, -size) for owner, size in owned.items()]
-        else:
-            left = event.size
-            for owner, size in owned.items():
-                if size * event.size < 0 and left:
-                    part = instrument.snap(max(-abs(size), min(abs(size), left)))
-                    shares.append((owner, part))
-                    left = instrument.snap(left - part)
-        for (owner, tradeid), size in shares:
-            share = size / event.size
-            kind = BuyOrder if size > 0 else SellOrder
-            order = kind(owner=owner, data=data, size=abs(size), exectype=bt.Order.Market, tradeid=tradeid,
-                         simulated=True)
-            order.addinfo(forced="liquidation", step=event.step, mark=event.price, margin_mode=event.key.margin_mode,
-                          position_side=event.key.side, penalty=event.penalty * share * factor)
-            self._ocoize(order, None)
-            self.orders.append(order)
-            order.submit(self)
-            self.notify(order)
-            order.accept(self)
-            self.notify(order)
-            closed, opened = self._exact(event.key, (owner, tradeid), instrument, size, 0.0)
-            self._execute_bit(order, data.datetime[0], event.key, closed, opened, event.price,
-                              event.pnl * share * factor, (event.fee + event.penalty) * share * factor, 0.0,
-                              instrument)
-            order.executed.remsize = 0.0
-            order.status = order.Completed
-            self.notify(order)
+    def _cancel_exits(self, key: PositionKey) -> None:
+        """Orders that could only have closed a position go with it."""
+        for order in list(self.pending):
+            if order.data._name != key.symbol or not order.alive():
+                continue
+            if order.parent is not None and order.parent.status != bt.Order.Completed:
+                continue  # the exit of an entry still to come
+            wanted = self._venue_order(order)
+            if wanted.closes and wanted.key == key:
+                order.addinfo(reason="the position it would have closed was liquidated")
+                self.cancel(order)
 
-    def _revalue(self, engine: MarginEngine) -> None:
-        unit = float(engine.market.usd(self.p.currency))
-        self._value = max(engine.equity_usd() / unit, self.p.min_value)
+    def _revalue(self) -> None:
+        engine = self.engine
+        self._value = max(engine.equity_usd() / float(engine.market.usd(self.p.currency)), self.p.min_value)
         self._available = self.cash = engine.available(self.p.currency)
         self._valuelever = self._valuemkt = self._valuemktlever = self._value
         self._fundval = self._value / self._fundshares
-
-
-def _feed(data: Any) -> Any:
-    return data._data if isinstance(data, Leg) else data
-
-
-def _to_ms(stamp: float) -> int:
-    """backtrader's float days as ms since 1970, exact for whole ms."""
-    return round((stamp - 719163.0) * 86_400_000)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import backtrader as bt
 
 from bt_margin.model.instrument import Instrument
+from bt_margin.model.ledger import PositionKey
 from bt_margin.modes.valuation import FEE_KIND
 
 if TYPE_CHECKING:
@@ -16,42 +17,53 @@ if TYPE_CHECKING:
 class MarginCommInfo(bt.CommInfoBase):
     """Contract size, taker fee and leverage setting of one instrument. Margin itself is the engine's business.
 
+    Money is in the settlement (spot: quote) currency; `getsize` and `getvaluesize` speak the broker's currency.
     `getsize(price, cash)` is the whole lots that `cash` of notional buys, so that `order_target_percent(target=3)`
     is an exposure of three times the equity.
     """
 
-    def __init__(self, broker: MarginBroker, instrument: Instrument) -> None:
+    def __init__(self, broker: MarginBroker, data: Any) -> None:
         super().__init__()
         self._broker = broker
-        self.instrument = instrument
-        self._stocklike = instrument.is_spot
+        self._data = data
+        self._stocklike = self.instrument.is_spot
+
+    @property
+    def instrument(self) -> Instrument:
+        """As listed now: a contract size may change inside a run."""
+        return self._broker.instrument(self._data)
 
     def getsize(self, price: float, cash: float) -> float:
-        return self.instrument.floor(cash / (price * self.instrument.contract_size))
+        instrument = self.instrument
+        return instrument.floor(cash / (price * instrument.contract_size * self._broker.rate_of(instrument)))
 
     def getoperationcost(self, size: float, price: float) -> float:
         """Spot costs its value; a derivative costs its initial margin at the broker's setting."""
         return self.getvaluesize(abs(size), price) / self.get_leverage()
 
     def getvaluesize(self, size: float, price: float) -> float:
-        return size * self.instrument.contract_size * price
+        instrument = self.instrument
+        return size * instrument.contract_size * price * self._broker.rate_of(instrument)
 
     def getvalue(self, position: Any, price: float) -> float:
         return self.getvaluesize(position.size, price)
 
     def getcommission(self, size: float, price: float) -> float:
-        return abs(size) * self.instrument.contract_size * price * self._broker.taker_rate(self.instrument)
+        instrument = self.instrument
+        return abs(size) * instrument.contract_size * price * self._broker.taker_rate(self._data)
 
     _getcommission = None  # the stock split into "pseudo" and real commission does not apply
 
     def profitandloss(self, size: float, price: float, newprice: float) -> float:
-        return size * self.instrument.contract_size * (newprice - price)
+        return float(self.instrument.pnl(size, price, newprice))
 
     def get_margin(self, price: float) -> float:
-        return 0.0 if self.instrument.is_spot else price * self.instrument.contract_size / self.get_leverage()
+        instrument = self.instrument
+        return 0.0 if instrument.is_spot else price * instrument.contract_size / self.get_leverage()
 
     def get_leverage(self) -> float:
-        return 1.0 if self.instrument.is_spot else self._broker.leverage_of(self.instrument.symbol)
+        instrument, mode = self.instrument, str(self._broker.p.mode)
+        return 1.0 if instrument.is_spot else self._broker.leverage_of(PositionKey(instrument.symbol, mode, "net"))
 
     def get_credit_interest(self, data: Any, pos: Any, dt: Any) -> float:
         return 0.0  # the engine accrues
@@ -64,12 +76,14 @@ class MarginCommInfo(bt.CommInfoBase):
         return FEE_KIND[self.instrument.kind]
 
 
-class FillInfo:
-    """Stands in for the commission info on one fill: backtrader's Trade asks it for the profit, and gets the
-    engine's own figure instead of an average price times a multiplier."""
+class TradeInfo:
+    """Stands in for the commission info on one fill: backtrader's Trade asks it for the profit, and gets it in the
+    broker's currency: the engine's own figure where the owner holds the position alone, else from the trade's price.
+    """
 
-    def __init__(self, comminfo: MarginCommInfo, pnl: float) -> None:
+    def __init__(self, comminfo: MarginCommInfo, factor: float, pnl: float | None) -> None:
         self._comminfo = comminfo
+        self._factor = factor
         self._pnl = pnl
 
     def __getattr__(self, name: str) -> Any:
@@ -78,4 +92,6 @@ class FillInfo:
         return getattr(self._comminfo, name)
 
     def profitandloss(self, size: float, price: float, newprice: float) -> float:
-        return self._pnl
+        if self._pnl is not None:
+            return self._pnl
+        return self._comminfo.profitandloss(size, price, newprice) * self._factor

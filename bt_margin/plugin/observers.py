@@ -15,6 +15,6 @@ class MarginRatio(bt.Observer):
 
     def next(self) -> None:
         broker = self._owner.broker
-        if getattr(broker, "margined", False):
+        if getattr(broker, "started", False):
             ratio = broker.engine.present_ratio()
             self.lines.ratio[0] = float("nan") if ratio is None else ratio * 100.0

@@ -45,7 +45,8 @@ class HoldOnce(MarginStrategy):
             return
         if not self.sizes:
             self.sizes = self._targets(self.broker.getvalue())
-            refusal, share = self.broker.preview({self.getdatabyname(s): size for s, size in self.sizes.items() if size})
+            book = {self.getdatabyname(symbol): size for symbol, size in self.sizes.items() if size}
+            refusal, share = self.broker.preview(book)
             if refusal is not None:
                 self.refused = (
                     f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; "

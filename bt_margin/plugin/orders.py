@@ -1,0 +1,127 @@
+"""From a strategy's order to the venue's: options, legs, position keys, whole lots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from backtrader import Order as BtOrder
+
+from bt_margin.errors import InputError, NotSupported
+from bt_margin.model.account import MARGIN_MODES, Order
+from bt_margin.model.instrument import Instrument
+from bt_margin.model.ledger import PositionKey
+
+POSITIONAL = (
+    "price", "plimit", "exectype", "valid", "tradeid", "oco", "trailamount", "trailpercent", "parent", "transmit",
+    "histnotify", "_checksubmit",
+)
+"""The stock broker's own arguments of buy and sell, in its order."""
+ORDER_OPTIONS = frozenset(
+    {"margin_mode", "leverage", "position_side", "margin_currency", "reduce_only", "reverse", "post_only"}
+)
+STOCK_OPTIONS = frozenset({"coc"})
+
+TRIGGERS = (BtOrder.Stop, BtOrder.StopTrail, BtOrder.StopLimit, BtOrder.StopTrailLimit)
+TRAILS = (BtOrder.StopTrail, BtOrder.StopTrailLimit)
+STOP_LIMITS = (BtOrder.StopLimit, BtOrder.StopTrailLimit)
+
+
+class Leg:
+    """One leg of a feed (a side in hedge mode, a margin mode): behaves like the feed itself in orders."""
+
+    def __init__(self, data: Any, margin_mode: str, side: str) -> None:
+        self._data = data
+        self.margin_mode = margin_mode
+        self.position_side = side
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_data":
+            raise AttributeError(name)
+        return getattr(self._data, name)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def feed_of(data: Any) -> Any:
+    """The feed behind a leg, or the feed itself."""
+    return data._data if isinstance(data, Leg) else data
+
+
+def options_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments after the size by name. Raises InputError for an option nobody knows."""
+    options = {**dict(zip(POSITIONAL, args, strict=False)), **kwargs}
+    for name in options:
+        if name not in POSITIONAL and name not in ORDER_OPTIONS and name not in STOCK_OPTIONS:
+            raise InputError(f"order option {name!r} is unknown; known are {', '.join(sorted(ORDER_OPTIONS))}")
+    for name in ("margin_currency", "reverse"):
+        if options.get(name) is not None:
+            raise NotSupported(f"order option {name}: spot-margin positions are not built yet; leave it out")
+    if options.get("post_only") and options.get("exectype") != BtOrder.Limit:
+        raise InputError("post_only: expected a limit order (exectype=bt.Order.Limit), found another type")
+    leverage = options.get("leverage")
+    if leverage is not None and not (isinstance(leverage, (int, float)) and 1 <= leverage < float("inf")):
+        raise InputError(f"leverage: expected a setting of 1 or more, found {leverage!r}")
+    return options
+
+
+def position_key(data: Any, instrument: Instrument, options: Mapping[str, Any], default_mode: str,
+                 position_mode: str) -> PositionKey:
+    """Which position an order (or a question) is about: what the options say, then the leg, then the broker."""
+    leg_mode, leg_side = (data.margin_mode, data.position_side) if isinstance(data, Leg) else (None, None)
+    margin_mode = options.get("margin_mode") or leg_mode or default_mode
+    side = options.get("position_side") or leg_side or "net"
+    if margin_mode not in MARGIN_MODES:
+        raise InputError(f"margin_mode: expected one of {', '.join(MARGIN_MODES)}, found {margin_mode!r}")
+    if side not in ("net", "long", "short"):
+        raise InputError(f"position_side: expected net, long or short, found {side!r}")
+    if instrument.is_spot and (margin_mode != "cash" or side != "net"):
+        raise NotSupported(f"{instrument.symbol}: spot-margin positions are not built yet; spot trades in cash")
+    if not instrument.is_spot and margin_mode == "cash":
+        raise InputError(f"{instrument.symbol}: a derivative needs isolated or cross margin, found cash")
+    if not instrument.is_spot and (side == "net") != (position_mode == "net"):
+        expected = "net" if position_mode == "net" else "long or short"
+        raise InputError(f"position_side: expected {expected} in {position_mode} mode, found {side!r}")
+    return PositionKey(instrument.symbol, margin_mode, side)
+
+
+def waits(order: Any) -> bool:
+    """True for a stop that has not been met: the venue holds a trigger, which reserves nothing."""
+    return order.exectype in TRIGGERS and not order.triggered
+
+
+def limit_price(order: Any) -> float | None:
+    """The price at which the venue would hold the order; None: at the market."""
+    if order.exectype == BtOrder.Limit:
+        return float(order.created.price)
+    if order.exectype in STOP_LIMITS:
+        return float(order.created.pricelimit)
+    if order.exectype in TRIGGERS:
+        return float(order.created.price)
+    return None
+
+
+def opposes_parent(parent: Any, side: str) -> bool:
+    """True for the child of a bracket: it stands against the order that opens."""
+    return parent is not None and bool(parent.isbuy()) == (side == "sell")
+
+
+def venue_order(order: Any, number: int, instrument: Instrument, leverage: float) -> Order:
+    """The engine's order for what is left of a backtrader order."""
+    info = order.info
+    return Order(
+        number, instrument, "buy" if order.isbuy() else "sell", abs(order.executed.remsize), limit_price(order),
+        info["margin_mode"], info["position_side"], 1.0 if instrument.is_spot else leverage,
+        bool(info.get("reduce_only")),
+    )
+
+
+def cut(order: Any, left: float) -> None:
+    """A closing order shrinks to what there is to close: `left` contracts; its own sizes show it."""
+    signed = left if order.isbuy() else -left
+    order.executed.remsize = signed
+    order.size = order.created.size = order.created.remsize = order.executed.size + signed
