@@ -279,27 +279,34 @@ class MarginEngine:
                     )
 
     def _walk(self, target: Market) -> None:
-        """Stop at every first breach on the straight way from here to `target`."""
+        """Stop at every first warning and breach on the straight way from here to `target`."""
         for _ in range(10_000):
-            share = min(
-                (self._breach_share(pool, target) for pool in account_pools(self.account) if pool.positions),
-                default=math.inf,
+            share, name = min(
+                ((self._crossing(pool, target), pool.name) for pool in account_pools(self.account) if pool.positions),
+                default=(math.inf, ""),
             )
             if share > 1.0:
                 return
             self.market = self.market.toward(target, share)
-            self._control()
+            if name in self._warned:
+                self._control()
+            else:
+                pool = next(pool for pool in account_pools(self.account) if pool.name == name)
+                self._warn(name, judge(pool, self.market, self.rules), self.assess())
         raise NotConserved("advance: a breach is never resolved; this is a defect, please report the book")
 
-    def _breach_share(self, pool: Pool, target: Market) -> float:
-        """The first share of the way at which the pool is in breach, infinity when it is not.
+    def _crossing(self, pool: Pool, target: Market) -> float:
+        """The first share of the way at which the pool reaches the warning level, or once warned the liquidation
+        level; infinity when it does not.
 
         Equity and requirement of linear contracts are straight lines along a leg, so the secant through both ends
-        meets the breach; bisection takes over where rounding leaves it a hair short.
+        meets the level; bisection takes over where rounding leaves it a hair short.
         """
+        liquidation = self.rules.liquidation
+        level = liquidation.liquidation_ratio if pool.name in self._warned else liquidation.warning_ratio
+
         def gap(share: float) -> float:
             judgement = judge(pool, self.market.toward(target, share), self.rules)
-            level = self.rules.liquidation.liquidation_ratio
             return float(judgement.equity) - level * float(judgement.requirement)
 
         end = gap(1.0)
