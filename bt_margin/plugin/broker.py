@@ -42,7 +42,7 @@ from bt_margin.plugin.orders import (
     venue_order,
     waits,
 )
-from bt_margin.plugin.path import HIGH, LOW, OPEN, PATHS, Bar, market_at, read_bar, to_ms, walk
+from bt_margin.plugin.path import CLOSE, HIGH, LOW, OPEN, PATHS, Bar, market_at, read_bar, to_ms, walk
 from bt_margin.rules.book import RuleBook, Rules, load_rules
 
 log = logging.getLogger("bt_margin")
@@ -138,7 +138,9 @@ class MarginBroker(BackBroker):
         self._available = float(balances.get(self.p.currency, 0.0))
         self._feeds: dict[str, Any] = {}
         self._bars: dict[str, Bar] = {}  # the latest of each feed
-        self._stamps: dict[str, Any] = {}
+        self._seen: dict[str, Any] = {}  # what told the last bar of each feed from the one before
+        self._stamps: dict[str, tuple[float, float]] = {}  # backtrader's time of the bar before and of the latest
+        self.stamp = 0.0  # ... of the latest of any feed
         self._instruments: dict[str, Instrument] = {}
         self._listed: Rules | None = None  # the revision the instruments above were read from
         self._infos: dict[str, MarginCommInfo] = {}
@@ -357,7 +359,8 @@ class MarginBroker(BackBroker):
         for data in datas:
             size = self.getposition(data).size
             if size:
-                total += self.getcommissioninfo(data).getvaluesize(size, data.close[0])
+                price = self._bars[feed_of(data)._name].last[CLOSE]
+                total += self.getcommissioninfo(data).getvaluesize(size, price)
         return total
 
     getvalue = get_value
@@ -483,11 +486,14 @@ class MarginBroker(BackBroker):
         """Announce an order that has ended, take it off the books, end its OCO group."""
         self.notify(order)
         self._forget(order)
+        self._unqueue(order)
+        self._ococheck(order)
+
+    def _unqueue(self, order: Any) -> None:
         for i, other in enumerate(self.pending):
             if other is order:
                 del self.pending[i]
-                break
-        self._ococheck(order)
+                return
 
     def _forget(self, order: Any) -> None:
         self._rested.discard(order.ref)
@@ -538,20 +544,25 @@ class MarginBroker(BackBroker):
         self._revalue()
 
     def _new_bars(self) -> list[Bar]:
+        """Bars that came since the last call. A feed that did not move is not read: it may be empty in exactbars."""
         bars = []
         for name, data in self._feeds.items():
-            if not len(data):
+            seen: Any = len(data)
+            if not seen:
                 continue
-            stamp = data.datetime[0]
             tick = getattr(data, "tick_last", None)  # set while a bar is replayed in parts
-            stamp = stamp if tick is None else (stamp, tick, data.high[0], data.low[0])
-            if self._stamps.get(name) == stamp:
+            if tick is not None:
+                seen = (seen, data.datetime[0], tick, data.high[0], data.low[0])
+            if self._seen.get(name) == seen:
                 continue
-            self._stamps[name] = stamp
+            self._seen[name] = seen
             last = self._bars.get(name)
             bar = read_bar(data, self.instrument(data).is_spot, None if last is None else last.close_ms)
             if bar is not None:
                 self._bars[name] = bar
+                stamp = float(data.datetime[0])
+                self._stamps[name] = (self._stamps.get(name, (stamp, stamp))[1], stamp)
+                self.stamp = max(self.stamp, stamp)
                 bars.append(bar)
         return bars
 
@@ -578,7 +589,9 @@ class MarginBroker(BackBroker):
         if not self.margined:
             return super()._execute(order, ago, price, cash, position, dtcoc)
         if self._found is not None and price is not None:
-            self._found.append(candidate(order, ago, price, dtcoc, order.ref in self._rested))
+            # from our own notes: with `exactbars` the feed has forgotten the bar before
+            stamp = dtcoc or self._stamps[order.data._name][0 if ago else 1]
+            self._found.append(candidate(order, ago, price, stamp, dtcoc is not None, order.ref in self._rested))
         return None
 
     def _rest(self, bars: Sequence[Bar]) -> None:
@@ -640,7 +653,9 @@ class MarginBroker(BackBroker):
         if not whole:
             order.partial()
             self.notify(order)
+            self._unqueue(order)  # its own OCO group ends with the first fill, the order itself goes on
             self._ococheck(order)
+            self.pending.append(order)
             return
         order.executed.remsize = 0.0  # a spot buy receives less than it asked for: the fee comes out of the coins
         order.completed()

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import backtrader as bt
 from backtrader.position import Position as BtPosition
 
 from bt_margin.model.instrument import Instrument
@@ -79,17 +80,20 @@ class Holdings:
             closed_fee += now if with_funding else 0.0
         position = self._feeds[order.data]
         entry = position.price
+        unit, info = instrument.contract_size, isinstance(comminfo, MarginCommInfo)
+        if instrument.is_spot:  # the venue books coins, not a profit
+            pnl = comminfo.profitandloss(-closed, entry, price) * (factor if info else 1.0)
         for one in (position, self.leg(key)):
-            one.update(change, price, order.data.datetime.datetime())
+            one.update(change, price, bt.num2date(dt))
             one.size = instrument.snap(one.size)
             if not one.size:
                 one.price = 0.0
-        unit, info = instrument.contract_size, isinstance(comminfo, MarginCommInfo)
+        own = pnl if alone and closed and not instrument.is_spot else None
         order.execute(
             dt, change, price, closed, -closed * unit * entry, closed_fee, opened, opened * unit * price, opened_fee,
             comminfo.get_margin(price) if info else 0.0, pnl, position.size, position.price,
         )
-        order.addcomminfo(TradeInfo(comminfo, factor, pnl if alone and closed else None) if info else comminfo)
+        order.addcomminfo(TradeInfo(comminfo, factor, own) if info else comminfo)
 
 
 def _split(held: float, change: float, instrument: Instrument) -> tuple[float, float]:

@@ -20,28 +20,24 @@ class Candidate:
     order: Any
     ago: int
     price: float
-    dt: float | None
+    stamp: float  # execution time as backtrader reports it
     when: int
     level: float = 0.0  # on the path: the last price that has to be met
     after: float | None = None  # ... once this stop has been met
     maker: bool = False
 
-    @property
-    def stamp(self) -> float:
-        """Execution time as backtrader reports it."""
-        return float(self.dt or self.order.data.datetime[self.ago])
 
-
-def candidate(order: Any, ago: int, price: float, dtcoc: float | None, rested: bool) -> Candidate:
+def candidate(order: Any, ago: int, price: float, stamp: float, on_close: bool, rested: bool) -> Candidate:
     """When on the bar's path the fill belongs: before it, at the open, at a level, after a stop, or at the close.
 
-    `rested`: the order lay in the book before the bar began, as a limit. A limit the open crosses takes liquidity
-    when it is new and makes it when it rested; a limit met later makes it.
+    `on_close`: cheat-on-close, at the price of the bar it was made in. `rested`: the order lay in the book before the
+    bar began, as a limit. A limit the open crosses takes liquidity when it is new and makes it when it rested; a
+    limit met later makes it.
     """
-    found = Candidate(order, ago, price, dtcoc, AT_OPEN)
+    found = Candidate(order, ago, price, stamp, AT_OPEN)
     kinds, buy, data = BtOrder, order.isbuy(), order.data
     if order.exectype == kinds.Market:
-        found.when = AT_OPEN if dtcoc is None else BEFORE_OPEN
+        found.when = BEFORE_OPEN if on_close else AT_OPEN
         return found
     if order.exectype == kinds.Close:
         found.when = BEFORE_OPEN if ago else AT_CLOSE  # -1: the session's last bar was the one before

@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bt_margin.report.narrative import Run, positions_of, takeovers
+from bt_margin.report.reading import Run, positions_of, takeovers
 from bt_margin.report.wording import known, moment
 
 MODES = ("isolated", "cross", "multi-currency", "portfolio")

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from bt_margin.report import figures, narrative, wording
-from bt_margin.report.narrative import Row, Run
+from bt_margin.report.reading import Row, Run, takeovers
 
 LIMIT = 7_000_000  # bytes
 VALUES = 220_000  # numbers in all figures together: about 1.6 MB
@@ -150,7 +150,7 @@ def _run(run: Run) -> dict[str, Any]:
     row = run.row
     verdict = str(row.get("verdict") or wording.NOTHING)
     start, final = wording.known(row.get("start_equity_usd")), wording.known(row.get("final_equity_usd"))
-    taken = narrative.takeovers(run)
+    taken = takeovers(run)
     reduced = [event for event in run.events if event.get("name") == "Reduced"]
     instants = {event["time"] for event in taken}
     return {

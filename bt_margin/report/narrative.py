@@ -1,216 +1,18 @@
 """Why a pool was taken over, in one paragraph of plain text made from the data alone.
 
-Definitions (they stand in every paragraph too). E and M are the pool's equity and requirement (maintenance margin +
-liquidation fee) just before the takeover, F the taker fee of closing the whole pool at the same marks. For later
-prices p, A(p) = M(p) - [profit made from the takeover's marks to p]: what the untouched pool would have needed at
-the takeover to stand at a ratio of 1 at p. Then
-
-- deposit D = A - E: with D more in the pool the ratio at p is exactly 1;
-- cut q = D / (A - F): closing the share q of every position at the takeover's marks, paying its taker fee and leaving
-  all money in the pool, gives E - q F = (1 - q) A, a ratio of exactly 1 at p. Tier rates stay those of the takeover.
-
-p is the bar close of the rest of the window at which A is largest.
+Equity and requirement just before the takeover term by term, what moved since the last warning, what the forced
+orders cost, and what would have kept the ratio at 1 (see `rescue`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
+from bt_margin.report.reading import Row, Run, pool_of, positions_of, requirement
+from bt_margin.report.rescue import Rescue, rescue
 from bt_margin.report.wording import known, moment, number, percent, price, ratio_percent, size
-
-Row = Mapping[str, Any]
-
-
-class Run(Protocol):
-    """One backtest as the report reads it (`study.result.RunResult`)."""
-
-    @property
-    def row(self) -> Row: ...
-    @property
-    def series(self) -> Row: ...
-    @property
-    def events(self) -> Sequence[Row]: ...
-    @property
-    def ledger(self) -> Sequence[Row]: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-    @property
-    def evidence(self) -> Sequence[Row]: ...
-
-
-# -- reading an event -------------------------------------------------------------------------------------------
-
-
-def takeovers(run: Run) -> list[Row]:
-    return [event for event in run.events if event.get("name") == "TakenOver"]
-
-
-def pool_of(event: Row) -> Row | None:
-    """The pool an event speaks of, as its report judged it."""
-    pools = (event.get("report") or {}).get("pools") or ()
-    return next((pool for pool in pools if pool.get("name") == event.get("pool")), None)
-
-
-def positions_of(event: Row) -> list[Row]:
-    """The positions in the event's pool: one for an isolated pool, else the cross ones its currency settles."""
-    report, name = event.get("report") or {}, str(event.get("pool", ""))
-    rows: list[Row] = list(report.get("positions") or ())
-    isolated = [row for row in rows if row.get("margin_mode") == "isolated" and _isolated_name(row) == name]
-    if isolated:
-        return isolated
-    cross = [row for row in rows if row.get("margin_mode") != "isolated"]
-    pool = pool_of(event)
-    currency = pool.get("currency") if pool else None
-    return [row for row in cross if name != currency or contract(str(row.get("symbol")))[1] in (currency, "")]
-
-
-def requirement(pool: Row) -> float:
-    return (known(pool.get("maintenance_margin")) or 0.0) + (known(pool.get("liquidation_fee")) or 0.0)
-
-
-def contract(symbol: str) -> tuple[str, str]:
-    """('linear' | 'inverse' | 'other', settlement currency) of a ccxt symbol."""
-    pair, _, rest = symbol.partition(":")
-    base, _, quote = pair.partition("/")
-    settle, *more = rest.split("-")
-    if not settle or len(more) > 1:
-        return "other", settle
-    return {quote: "linear", base: "inverse"}.get(settle, "other"), settle
-
-
-def _isolated_name(row: Row) -> str:
-    side = row.get("position_side", "net")
-    return f"{row.get('symbol')} isolated" + ("" if side == "net" else f" {side}")
-
-
-def _sign(row: Row) -> int:
-    side = row.get("position_side")
-    if side in ("long", "short"):
-        return 1 if side == "long" else -1
-    return -1 if (known(row.get("contracts")) or 0.0) < 0 else 1
-
-
-# -- what would have helped -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Rescue:
-    """What would have kept the pool's ratio at 1. `deposit` and `cut` hold for the worst later bar close."""
-
-    at_trigger: float  # M - E: what was missing at the takeover itself, 0 when it was met exactly
-    deposit: float | None = None
-    cut: float | None = None
-    worst_time: int | None = None  # None: no later bar close was worse than the takeover's marks
-    worst_prices: Mapping[str, float] = field(default_factory=dict)
-    why_not: str = ""  # why deposit is None
-
-
-def rescue(run: Run, event: Row) -> Rescue | None:
-    """Deposit and cut as this module's first lines define them; None when the event does not carry its pool."""
-    pool = pool_of(event)
-    equity = known(pool.get("equity")) if pool else None
-    if pool is None or equity is None:
-        return None
-    required = requirement(pool)
-    missing = max(0.0, required - equity)
-    if missing <= 1e-6 * max(1.0, required):
-        missing = 0.0
-    legs, why_not = _legs(event, pool, required)
-    if why_not:
-        return Rescue(missing, why_not=why_not)
-    series = _later_prices(run, event, [leg.symbol for leg in legs])
-    if series is None:
-        return Rescue(missing, why_not="the series of this run does not hold the prices of every position")
-    needed, worst_time, worst = required, None, {leg.symbol: leg.mark for leg in legs}
-    for time, prices in series:
-        later = sum(leg.needs(prices[leg.symbol]) for leg in legs)
-        if later > needed:
-            needed, worst_time, worst = later, time, prices
-    deposit = max(0.0, needed - equity) if worst_time is not None else missing
-    fee = known(pool.get("liquidation_fee")) or 0.0
-    cut = deposit / (needed - fee) if equity > fee and needed > fee else None
-    return Rescue(missing, deposit, cut, worst_time, worst)
-
-
-@dataclass(frozen=True, slots=True)
-class _Leg:
-    """One contract of a pool: how its profit and requirement follow its mark, in the pool's currency."""
-
-    symbol: str
-    linear: bool
-    signed_notional: float
-    mark: float
-    required: float
-
-    def needs(self, at: float) -> float:
-        """Requirement at a later mark less the profit made on the way there."""
-        move = at / self.mark
-        if self.linear:
-            return self.required * move - self.signed_notional * (move - 1)
-        return self.required / move - self.signed_notional * (1 - 1 / move)
-
-
-def _legs(event: Row, pool: Row, required: float) -> tuple[list[_Leg], str]:
-    """The pool's contracts, or why its later requirement does not follow from their prices alone."""
-    held = positions_of(event)
-    currency = pool.get("currency")
-    signed: dict[str, float] = {}
-    marks: dict[str, float] = {}
-    kinds: dict[str, str] = {}
-    for row in held:
-        symbol = str(row.get("symbol"))
-        kind, settle = contract(symbol)
-        notional, mark = known(row.get("notional")), known(row.get("mark_price"))
-        if kind == "other":
-            return [], f"{symbol} is neither a linear nor an inverse future or swap"
-        if notional is None or not mark:
-            return [], f"the report holds no mark of {symbol}"
-        rate = 1.0 if settle == currency else _usd_rate(event, settle) if currency == "USD" else None
-        if rate is None:
-            return [], "the pool holds coins whose value moves with the market as well"
-        signed[symbol] = signed.get(symbol, 0.0) + _sign(row) * abs(notional) * rate
-        marks[symbol], kinds[symbol] = mark, kind
-    if not held:
-        return [], "the report lists no position of the pool"
-    by_symbol = dict.fromkeys(signed, 0.0)
-    for charge in pool.get("charges") or ():
-        unit = charge.get("unit")
-        if unit not in by_symbol or "rate" not in (charge.get("detail") or {}):
-            return [], f"the charge '{charge.get('name')}' ({unit}) does not follow from one mark at one rate"
-        by_symbol[unit] += (known(charge.get("maintenance")) or 0.0) + (known(charge.get("fee")) or 0.0)
-    if abs(sum(by_symbol.values()) - required) > 1e-6 * max(1.0, required):
-        return [], "the charges of the report do not add up to the requirement"
-    return [_Leg(s, kinds[s] == "linear", signed[s], marks[s], by_symbol[s]) for s in sorted(signed)], ""
-
-
-def _usd_rate(event: Row, settle: str) -> float | None:
-    """USD per unit of the one currency an account pool holds; None when it holds others too."""
-    rows = [r for r in (event.get("report") or {}).get("currencies") or () if known(r.get("equity"))]
-    if any(row.get("currency") != settle for row in rows) or settle not in ("USDT", "USDC", "USD"):
-        return None
-    for row in rows:
-        usd = known(row.get("equity_usd"))
-        return usd / float(row["equity"]) if usd else 1.0
-    return 1.0
-
-
-def _later_prices(run: Run, event: Row, symbols: Sequence[str]) -> list[tuple[int, dict[str, float]]] | None:
-    """(time, prices) of the bars that close at or after the event; None when a symbol has no series."""
-    times: Sequence[Any] = run.series.get("time", ())
-    prices: Mapping[str, Sequence[Any]] = run.series.get("prices") or {}
-    if not len(times) or any(len(prices.get(symbol, ())) != len(times) for symbol in symbols):
-        return None
-    rows = []
-    for i, time in enumerate(times):
-        if time < event["time"]:
-            continue
-        now = {symbol: known(prices[symbol][i]) for symbol in symbols}
-        if all(now.values()):
-            rows.append((int(time), {symbol: float(value or 0.0) for symbol, value in now.items()}))
-    return rows
-
 
 # -- what moved since the warning -------------------------------------------------------------------------------
 
@@ -368,7 +170,7 @@ def _outcome(run: Run, event: Row, currency: str) -> Iterator[str]:
         orders = "1 forced order" if len(forced) == 1 else f"{len(forced)} forced orders"
         yield f"{orders} closed it, for {number(fee)} of fees and {number(penalty)} {currency} of penalty."
     refund = known(event.get("refund"))
-    if refund:
+    if number(refund) not in (number(0), number(None)):  # dust of rounding is no payment
         yield f"The insurance fund paid {number(refund)} {currency}."
 
 
@@ -382,21 +184,17 @@ def _help(run: Run, event: Row, currency: str) -> Iterator[str]:
                "ratio at 1 at that instant.")
     else:
         yield "At that instant the ratio was exactly 1: any deposit, however small, would have held it for the moment."
+    if _reduced_before(run, event):
+        yield "Forced orders had reduced the pool before; what follows is about the positions held at the takeover."
     if found.deposit is None:
-        yield (f"What later lows would have asked for is not computed here, because {found.why_not}; "
+        yield (f"What the prices after it would have asked for is not computed here, because {found.why_not}; "
                "they may have needed more.")
         return
     if found.worst_time is None:
-        yield "No later bar of the window closed at a worse price."
-        subject = "For the ratio to stand at 1 at the takeover's own marks"
-    else:
-        marks = {str(row.get("symbol")): known(row.get("mark_price")) for row in positions_of(event)}
-        where = ", ".join(
-            f"{symbol} {price(at)}" + (f", {_signed_percent(at / mark - 1)}" if (mark := marks.get(symbol)) else "")
-            for symbol, at in found.worst_prices.items()
-        )
-        subject = (f"For the ratio to stand at 1 at the worst bar close of the rest of the window "
-                   f"({moment(found.worst_time)}: {where})")
+        yield ("No later bar of the window closed at a worse price." if found.closes_only
+               else "No bar from the takeover's to the end of the window held a worse price.")
+        if not found.deposit:
+            return
     fee = number(pool.get("liquidation_fee"))
     if found.cut is None:
         cut = "no cut would have been enough, as equity no longer covered the fee of closing"
@@ -406,8 +204,46 @@ def _help(run: Run, event: Row, currency: str) -> Iterator[str]:
                 else "keeping the rest")
         cut = (f"or a cut of {percent(found.cut * 100, 2)} of the size: that share closed at the takeover's marks, "
                f"paying its part of the {fee} {currency} closing fee and {kept}, with the tier rates of the takeover")
-    yield (f"{subject}, it needed a deposit of {number(found.deposit)} {currency} at the takeover, {cut}. "
-           "Lows inside a bar and funding after the takeover may have needed more.")
+    left_out = "Prices inside a bar and funding" if found.closes_only else "Funding"
+    yield (f"For the ratio to stand at 1 at {_worst_point(found, event)}, it needed a deposit of "
+           f"{number(found.deposit)} {currency} at the takeover, {cut}. "
+           f"{left_out} after the takeover {'are' if found.closes_only else 'is'} not included.")
+
+
+def _reduced_before(run: Run, event: Row) -> bool:
+    """True when forced orders at other marks than the takeover's own cut the pool since it was last taken over."""
+    events = list(run.events)
+    index = next((i for i, other in enumerate(events) if other is event), 0)
+    now = {str(row.get("symbol")): row.get("mark_price") for row in positions_of(event)}
+    for other in reversed(events[:index]):
+        if other.get("pool") != event.get("pool"):
+            continue
+        if other.get("name") == "TakenOver":
+            break
+        if other.get("name") == "Reduced":
+            then = {str(row.get("symbol")): row.get("mark_price") for row in positions_of(other)}
+            if other["time"] != event["time"] or any(mark != now.get(symbol) for symbol, mark in then.items()):
+                return True
+    return False
+
+
+def _worst_point(found: Rescue, event: Row) -> str:
+    """The point that deposit and cut are computed for, and what it is the worst of."""
+    if found.worst_time is None:
+        return "the takeover's own marks"
+    marks = {str(row.get("symbol")): known(row.get("mark_price")) for row in positions_of(event)}
+    prices = "; ".join(
+        f"{symbol} {price(at)}" + (f", {_signed_percent(at / mark - 1)}" if (mark := marks.get(symbol)) else "")
+        for symbol, at in found.worst_prices.items()
+    )
+    where = f"{moment(found.worst_time)}: {prices}"
+    if found.closes_only:
+        return f"the worst bar close of the rest of the window ({where})"
+    if len(found.worst_prices) == 1:
+        side = {"low": "lowest", "high": "highest"}.get(found.worst_at, "worst")
+        return f"the {side} price from the takeover's bar to the end of the window (bar ending {where})"
+    return (f"the worst point from the takeover's bar to the end of the window (the {found.worst_at}s of all symbols, "
+            f"taken together, in the bar ending {where})")
 
 
 def reduction_sentence(event: Row) -> str:
