@@ -16,13 +16,9 @@ import pytest
 from bt_margin.report import write_report
 from bt_margin.report.figures import COLOURS, case_figure
 from bt_margin.report.html import LIMIT, render
-from bt_margin.report.narrative import (
-    contract,
-    rescue,
-    since_warning,
-    takeover_paragraph,
-    takeovers,
-)
+from bt_margin.report.narrative import since_warning, takeover_paragraph
+from bt_margin.report.reading import contract, takeovers
+from bt_margin.report.rescue import rescue
 from bt_margin.report.wording import moment, money, number, percent, price, ratio_percent, size
 
 HOUR = 3_600_000
@@ -84,15 +80,19 @@ def entry(time: int, kind: str, cash: float = 0.0, margin: float = 0.0, **more: 
 
 WARNED, TAKEN = START + 5 * HOUR, START + 8 * HOUR + 840_000
 CLOSES = [100_000, 99_000, 97_000, 95_000, 93_000, 91_000, 91_500, 91_200, 90_800, 89_000, 85_000, 88_000, 92_000]
+WICKS = {3: 80_000.0, 10: 84_000.0}  # lows; the first came long before the takeover
 
 
 def series(symbol: str = SWAP, dead_after: int = 9) -> dict[str, Any]:
+    """Every bar reaches 500 beyond its close on both sides, two of them further down."""
     times = [START + i * HOUR for i in range(len(CLOSES))]
     return {
         "time": times,
         "equity": [100_000.0 + 3 * (min(0, p - 100_000)) for p in CLOSES],
         "margin_ratio": [20.0 - 2 * i if i < dead_after else None for i in range(len(CLOSES))],
         "prices": {symbol: [float(p) for p in CLOSES]},
+        "lows": {symbol: [WICKS.get(i, p - 500.0) for i, p in enumerate(CLOSES)]},
+        "highs": {symbol: [p + 500.0 for p in CLOSES]},
     }
 
 
@@ -211,29 +211,79 @@ def test_paragraph_of_an_isolated_takeover() -> None:
         "equity went from 4,503.00 to 1,485.00 USDT.",
         "1 forced order closed it, for 135.00 of fees and 1,350.00 USDT of penalty.",
         "the ratio was exactly 1",
-        # at 85,000: requirement 1,402.50, a further loss of 15,000, less the equity of 1,485
-        "2025-10-10 07:00 UTC: BTC/USDT:USDT 85,000.00, -5.56 %), it needed a deposit of 14,917.50 USDT",
-        "a cut of 91.70 % of the size",
+        # at 84,000: requirement 1,386, a further loss of 18,000, less the equity of 1,485
+        "at the lowest price from the takeover's bar to the end of the window (bar ending 2025-10-10 07:00 UTC: "
+        "BTC/USDT:USDT 84,000.00, -6.67 %), it needed a deposit of 17,901.00 USDT at the takeover",
+        "a cut of 92.99 % of the size",
         "margin that this frees, less the loss, back into the position",
+        "Funding after the takeover is not included.",
     ):
         assert part in text
 
 
-def test_deposit_and_cut_bring_the_ratio_to_one() -> None:
+def test_deposit_and_cut_bring_the_ratio_to_one_at_the_lowest_wick() -> None:
+    """84,000 was seen inside the bar that closed at 85,000."""
     run = isolated()
     found = rescue(run, takeovers(run)[0])
     assert found is not None
     assert found.at_trigger == 0.0
-    assert found.deposit == pytest.approx(14_917.5, abs=1e-9)
-    assert found.cut == pytest.approx(14_917.5 / 16_267.5, abs=1e-12)
-    assert found.worst_time == START + 10 * HOUR
+    assert found.deposit == pytest.approx(17_901, abs=1e-9)
+    assert found.cut == pytest.approx(17_901 / 19_251, abs=1e-12)
+    assert (found.worst_time, found.worst_at, found.worst_prices) == (START + 10 * HOUR, "low", {SWAP: 84_000.0})
     left = 1 - found.cut
-    assert 1_485 + found.deposit - 15_000 == pytest.approx(1_402.5)
-    assert 1_485 - found.cut * 135 - left * 15_000 == pytest.approx(left * 1_402.5)
+    assert 1_485 + found.deposit - 18_000 == pytest.approx(1_386)
+    assert 1_485 - found.cut * 135 - left * 18_000 == pytest.approx(left * 1_386)
+
+
+@pytest.mark.parametrize("absent", ["lows", "highs"])
+def test_without_lows_and_highs_the_closes_decide_and_the_text_says_so(absent: str) -> None:
+    run = isolated()
+    del run.series[absent]
+    found = rescue(run, takeovers(run)[0])
+    assert found is not None
+    assert found.deposit == pytest.approx(0.0165 * 85_000 + 15_000 - 1_485)
+    assert found.cut == pytest.approx(14_917.5 / 16_267.5, abs=1e-12)
+    text = takeover_paragraph(run, takeovers(run)[0])
+    assert ("at the worst bar close of the rest of the window (2025-10-10 07:00 UTC: BTC/USDT:USDT 85,000.00, -5.56 %),"
+            " it needed a deposit of 14,917.50 USDT") in text
+    assert "Prices inside a bar and funding after the takeover are not included." in text
+
+
+@pytest.mark.parametrize(
+    ("taken", "worst"),
+    [(TAKEN, 9), (START + 8 * HOUR, 9), (START + 9 * HOUR - 1, 9), (START + 9 * HOUR, 10)],
+)
+def test_the_bar_of_the_takeover_counts_and_the_one_that_ended_then_does_not(taken: int, worst: int) -> None:
+    """On the way through a bar the clock stands at its open: the end of the bar before."""
+    run = isolated()
+    run.series["lows"] = {SWAP: [70_000.0] * 9 + [81_000.0, 82_000.0, 88_000.0, 92_000.0]}
+    run.series["lows"][SWAP][8] = 75_000.0
+    found = rescue(run, {**takeovers(run)[0], "time": taken})
+    assert found is not None
+    low = {9: 81_000, 10: 82_000}[worst]
+    assert found.worst_time == START + worst * HOUR
+    assert found.deposit == pytest.approx(0.0165 * low + 3 * (90_000 - low) - 1_485)
+
+
+def test_a_last_price_beyond_the_marks_judges_nothing() -> None:
+    run = isolated()
+    run.series["prices"][SWAP][11] = 60_000.0
+    found = rescue(run, takeovers(run)[0])
+    assert found is not None
+    assert found.worst_prices == {SWAP: 84_000.0}
+
+
+def test_a_feed_that_began_later_is_aligned_at_the_end() -> None:
+    run = isolated()
+    for name in ("prices", "lows", "highs"):
+        run.series[name] = {SWAP: run.series[name][SWAP][4:]}
+    found = rescue(run, takeovers(run)[0])
+    assert found is not None
+    assert (found.deposit, found.worst_time) == (pytest.approx(17_901), START + 10 * HOUR)
 
 
 def test_short_in_a_gap() -> None:
-    """Short 3 BTC from 100,000 at 110,000, cash 31,000: equity 1,000 against 1,815; the worst close is 112,000."""
+    """Short 3 BTC from 100,000 at 110,000, cash 31,000: equity 1,000 against 1,815; the highest price is 115,000."""
     judged = report("USDT", "USDT", 31_000.0, 110_000.0, mode="cross")
     pool, position = judged["pools"][0], judged["positions"][0]
     pool["equity"], pool["margin_ratio"] = 1_000.0, 1_000 / 1_815
@@ -241,15 +291,65 @@ def test_short_in_a_gap() -> None:
     position.update(contracts=-300.0, unrealised_pnl=-30_000.0)
     event = {"name": "TakenOver", "time": START, "pool": "USDT", "margin_ratio": 1_000 / 1_815, "loss": 1_000.0,
              "refund": 815.0, "report": judged}
-    run = Result(row("cross"), {"time": [START, START + HOUR], "prices": {SWAP: [111_000.0, 112_000.0]}}, [event])
+    times = [START, START + HOUR, START + 2 * HOUR]
+    run = Result(row("cross"), {"time": times, "prices": {SWAP: [109_000.0, 111_000.0, 112_000.0]},
+                                "lows": {SWAP: [60_000.0, 60_000.0, 111_000.0]},
+                                "highs": {SWAP: [130_000.0, 115_000.0, 112_500.0]}}, [event])
     found = rescue(run, event)
     assert found is not None
     assert found.at_trigger == pytest.approx(815)
-    assert found.deposit == pytest.approx(0.0165 * 112_000 + 6_000 - 1_000)
+    # requirement 1,897.50 and a further loss of 15,000, less the equity of 1,000
+    assert found.deposit == pytest.approx(15_897.5)
+    assert found.cut == pytest.approx(15_897.5 / (16_897.5 - 165))
     text = takeover_paragraph(run, event)
     assert "A deposit of 815.00 USDT (requirement less equity) would have held the ratio at 1" in text
     assert "No warning came before" in text
     assert "The insurance fund paid 815.00 USDT." in text
+    assert ("at the highest price from the takeover's bar to the end of the window (bar ending 2025-10-09 22:00 UTC: "
+            "BTC/USDT:USDT 115,000.00, +4.55 %), it needed a deposit of 15,897.50 USDT") in text
+
+
+@pytest.mark.parametrize(
+    ("lows", "highs", "closes", "worst", "needed"),
+    [
+        # 1,452 + 6,000 of loss for BTC, 983.40 - 1,200 of profit for ETH
+        ((88_000, 2_980), (91_000, 3_100), (90_500, 3_000), "low", 7_235.4),
+        # 1,501.50 - 3,000 of profit, 1,056 + 12,000 of loss
+        ((88_000, 2_980), (91_000, 3_200), (90_500, 3_000), "high", 11_557.5),
+        # 1,460.25 + 4,500 of loss, 1,019.70 + 5,400 of loss
+        ((88_000, 2_980), (91_000, 3_100), (88_500, 3_090), "close", 12_379.95),
+    ],
+)
+def test_pair_at_its_worst_point(lows: tuple[float, float], highs: tuple[float, float],
+                                 closes: tuple[float, float], worst: str, needed: float) -> None:
+    """Long 3 BTC at 90,000, short 60 ETH at 3,000, equity 2,475 = requirement, of which 225 are the fee of closing.
+
+    Never BTC at its low with ETH at its high.
+    """
+    other = "ETH/USDT:USDT"
+    judged = report("USDT", "USDT", 32_475.0, 90_000.0, mode="cross")
+    pool = judged["pools"][0]
+    pool.update(equity=2_475.0, maintenance_margin=2_250.0, liquidation_fee=225.0)
+    pool["charges"].append({"name": "position margin", "unit": other, "maintenance": 900.0, "fee": 90.0,
+                            "detail": {"tier": 1, "rate": 0.005, "taker": 0.0005, "notional": 180_000.0}})
+    judged["positions"].append({"symbol": other, "margin_mode": "cross", "position_side": "net", "contracts": -600.0,
+                                "mark_price": 3_000.0, "notional": 180_000.0, "unrealised_pnl": 0.0})
+    event = {"name": "TakenOver", "time": START, "pool": "USDT", "report": judged}
+
+    def both(prices: tuple[float, float]) -> dict[str, list[float]]:
+        return {SWAP: [90_000.0, float(prices[0]), 90_000.0], other: [3_000.0, float(prices[1]), 3_000.0]}
+
+    run = Result(row("cross"), {"time": [START, START + HOUR, START + 2 * HOUR], "prices": both(closes),
+                                "lows": both(lows), "highs": both(highs)}, [event])
+    found = rescue(run, event)
+    assert found is not None
+    assert (found.worst_at, found.worst_time) == (worst, START + HOUR)
+    assert found.deposit == pytest.approx(needed - 2_475)
+    assert found.cut == pytest.approx((needed - 2_475) / (needed - 225))
+    text = takeover_paragraph(run, event)
+    where = f"(the {worst}s of all symbols, taken together, in the bar ending 2025-10-09 22:00 UTC: {SWAP} "
+    assert where in text
+    assert f"; {other} " in text
 
 
 def test_no_cut_helps_when_equity_does_not_cover_the_closing_fee() -> None:
@@ -271,6 +371,26 @@ def test_takeover_at_the_low_needs_nothing_more() -> None:
     assert found is not None
     assert (found.deposit, found.worst_time) == (0.0, None)
     assert "No later bar of the window closed at a worse price." in takeover_paragraph(run, event)
+    run.series.update(lows={SWAP: [90_000.0]}, highs={SWAP: [96_000.0]})
+    text = takeover_paragraph(run, event)
+    assert text.endswith("No bar from the takeover's to the end of the window held a worse price.")
+    short_of_it = {**event, "report": report(POOL, "USDT", 31_400.0, 90_000.0)}
+    text = takeover_paragraph(run, short_of_it)
+    assert "at the takeover's own marks, it needed a deposit of 85.00 USDT at the takeover, or a cut of 6.30 %" in text
+
+
+def test_an_earlier_forced_order_is_named_because_the_figures_are_about_what_was_left() -> None:
+    run = isolated()
+    said = "Forced orders had reduced the pool before; what follows is about the positions held at the takeover."
+    assert said not in takeover_paragraph(run, takeovers(run)[0])
+    earlier = {**run.events[1], "report": report(POOL, "USDT", 31_503.0, 91_000.0), "remaining": 300.0}
+    run.events.insert(1, earlier)  # on the way through the same bar, so at the same time
+    assert said in takeover_paragraph(run, takeovers(run)[0])
+
+
+def test_dust_is_no_payment_of_the_insurance_fund() -> None:
+    run = isolated()
+    assert "insurance fund" not in takeover_paragraph(run, {**takeovers(run)[0], "refund": 1e-11})
 
 
 def test_inverse_contract_in_coin() -> None:
@@ -284,7 +404,10 @@ def test_inverse_contract_in_coin() -> None:
     )
     judged["positions"][0].update(notional=notional)
     event = {"name": "TakenOver", "time": START, "pool": "BTC", "report": judged}
-    found = rescue(Result(row("cross"), {"time": [START], "prices": {symbol: [80_000.0]}}), event)
+    found = rescue(Result(row("cross"), {
+        "time": [START + HOUR], "prices": {symbol: [85_000.0]}, "lows": {symbol: [80_000.0]},
+        "highs": {symbol: [99_000.0]},
+    }), event)
     assert found is not None
     needed = notional * 0.0055 * 9 / 8 + 300_000 * (1 / 80_000 - 1 / 90_000)
     assert found.deposit == pytest.approx(needed - 0.02)
