@@ -16,10 +16,9 @@ import backtrader as bt
 from backtrader.brokers.bbroker import BackBroker
 
 from bt_margin.engine.accrual import FundingSeries
-from bt_margin.engine.builder import parse_time
 from bt_margin.engine.engine import Fill, MarginEngine, Refusal
 from bt_margin.errors import InputError, NotSupported
-from bt_margin.model.account import POSITION_MODES, Account, Order
+from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountReport
 from bt_margin.model.event import Event, OrdersCancelled, Reduced
 from bt_margin.model.instrument import Instrument, Kind, is_symbol
@@ -27,6 +26,7 @@ from bt_margin.model.ledger import Entry, PositionKey
 from bt_margin.model.market import STABLECOINS, Market
 from bt_margin.modes import mode_named
 from bt_margin.modes.valuation import FEE_KIND
+from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, Bar, Bars, to_ms
 from bt_margin.plugin.comminfo import MarginCommInfo
 from bt_margin.plugin.forced import place_forced
 from bt_margin.plugin.holdings import Holdings, costs, paid_back
@@ -42,27 +42,11 @@ from bt_margin.plugin.orders import (
     venue_order,
     waits,
 )
-from bt_margin.plugin.path import CLOSE, HIGH, LOW, OPEN, PATHS, Bar, market_at, read_bar, to_ms, walk
-from bt_margin.rules.book import RuleBook, Rules, load_rules
+from bt_margin.plugin.path import market_at, walk
+from bt_margin.plugin.settings import OWN, opening_balances, rule_book, validate
+from bt_margin.rules.book import Rules
 
 log = logging.getLogger("bt_margin")
-
-OWN: dict[str, Any] = {
-    "mode": None,
-    "currency": "USDT",
-    "rules": None,
-    "rules_as_of": "then",
-    "extrapolate": "nearest",
-    "position_mode": "net",
-    "leverage": 1.0,
-    "path": "adverse",
-    "fees": None,
-    "instruments": None,
-    "slippage": 0.0,
-    "strict": False,
-    "min_value": 1e-9,
-}
-"""Parameters beyond the stock broker's. Without a mode they would do nothing, so that changing one is refused."""
 
 BEFORE_ANY_BAR = 1_577_836_800_000
 """2020-01-01: whose rules describe an instrument before a feed that does not know its own start has shown a bar."""
@@ -82,7 +66,7 @@ class MarginBroker(BackBroker):
     params = tuple(OWN.items())
 
     def __init__(self, **kwargs: Any) -> None:
-        self._validate()
+        validate(self.p)
         super().__init__()
 
     # -- set-up -------------------------------------------------------------------------------------------------
@@ -92,39 +76,12 @@ class MarginBroker(BackBroker):
         """True when the engine owns the money; False: this is the stock broker."""
         return self.p.mode is not None
 
-    def _validate(self) -> None:
-        if not self.margined:
-            asked = [name for name, default in OWN.items() if getattr(self.p, name) != default]
-            asked += ["cash"] if isinstance(self.p.cash, Mapping) else []
-            if asked:
-                raise InputError(f"mode: expected isolated or cross because {asked[0]} is given, found None")
-            return
-        mode_named(self.p.mode)
-        for name, allowed in (
-            ("path", PATHS), ("position_mode", POSITION_MODES), ("extrapolate", ("nearest", "never")),
-        ):
-            if getattr(self.p, name) not in allowed:
-                raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(self.p, name)!r}")
-        for currency, amount in self._opening_balances().items():
-            if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
-                raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
-        if not 0 <= self.p.slippage < 1:
-            raise InputError(f"slippage: expected a share of the price from 0 to below 1, found {self.p.slippage!r}")
-        leverage = self.p.leverage
-        for value in leverage.values() if isinstance(leverage, Mapping) else (leverage,):
-            if not isinstance(value, (int, float)) or not 1 <= value < float("inf"):
-                raise InputError(f"leverage: expected a setting of 1 or more, found {value!r}")
-
-    def _opening_balances(self) -> dict[str, float]:
-        cash = self.p.cash
-        return dict(cash) if isinstance(cash, Mapping) else {self.p.currency: cash}
-
     def init(self) -> None:
         """Back to the beginning; called when made and at the start of every run."""
         if not self.margined:
             super().init()
             return
-        balances = self._opening_balances()
+        balances = opening_balances(self.p)
         stable = float(sum(amount for currency, amount in balances.items() if currency in STABLECOINS))
         cash, self.p.cash = self.p.cash, max(stable, self.p.min_value)
         try:
@@ -133,14 +90,11 @@ class MarginBroker(BackBroker):
             self.p.cash = cash
         self.holdings = Holdings(self.positions)
         self._engine: MarginEngine | None = None
-        self._book = self._rule_book()
+        self._book = rule_book(self.p)
         self._account = Account({k: float(v) for k, v in balances.items()}, self.p.position_mode)
         self._available = float(balances.get(self.p.currency, 0.0))
         self._feeds: dict[str, Any] = {}
-        self._bars: dict[str, Bar] = {}  # the latest of each feed
-        self._seen: dict[str, Any] = {}  # what told the last bar of each feed from the one before
-        self._stamps: dict[str, tuple[float, float]] = {}  # backtrader's time of the bar before and of the latest
-        self.stamp = 0.0  # ... of the latest of any feed
+        self.bars = Bars()
         self._instruments: dict[str, Instrument] = {}
         self._listed: Rules | None = None  # the revision the instruments above were read from
         self._infos: dict[str, MarginCommInfo] = {}
@@ -152,14 +106,6 @@ class MarginBroker(BackBroker):
         self._events_told = self._entries_told = 0
         self._refusal_printed = False
         self._running = False
-
-    def _rule_book(self) -> RuleBook:
-        book = self.p.rules if self.p.rules is not None else load_rules("okx")
-        if self.p.instruments or self.p.fees:
-            book = book.overlay(instruments=self.p.instruments, fees=self.p.fees)
-        if self.p.rules_as_of != "then":
-            book = book.frozen_at(parse_time(str(self.p.rules_as_of), "rules_as_of"))
-        return book
 
     def start(self) -> None:
         super().start()
@@ -249,7 +195,7 @@ class MarginBroker(BackBroker):
 
     def judged_range(self, data: Any) -> tuple[float, float]:
         """Lowest and highest price of the feed's present bar that positions are judged at: marks, else last prices."""
-        bar = self._bars[feed_of(data)._name]
+        bar = self.bars.latest[feed_of(data)._name]
         prices = bar.mark or bar.last
         return prices[LOW], prices[HIGH]
 
@@ -359,7 +305,7 @@ class MarginBroker(BackBroker):
         for data in datas:
             size = self.getposition(data).size
             if size:
-                price = self._bars[feed_of(data)._name].last[CLOSE]
+                price = self.bars.latest[feed_of(data)._name].last[CLOSE]
                 total += self.getcommissioninfo(data).getvaluesize(size, price)
         return total
 
@@ -377,7 +323,7 @@ class MarginBroker(BackBroker):
         if self.margined and self._running:
             raise InputError("set_cash: a margin account is running; use add_cash, which the ledger records")
         self.p.cash = cash
-        self._validate()
+        validate(self.p)
         self.init()
 
     setcash = set_cash
@@ -520,11 +466,13 @@ class MarginBroker(BackBroker):
         if not self.margined:
             super().next()
             return
-        bars = self._new_bars()
+        bars = self.bars.fresh(self._feeds)
         if self._engine is None:
             if not bars:
                 return
             self._engine = self._begin(bars)
+            for data in self._feeds.values():
+                self.instrument(data)  # a product that is not built yet is refused before anything trades
         engine = self._engine
         while self._cash_addition:
             amount = self._cash_addition.popleft()
@@ -542,29 +490,6 @@ class MarginBroker(BackBroker):
             self._rest(bars)
         self._tell()
         self._revalue()
-
-    def _new_bars(self) -> list[Bar]:
-        """Bars that came since the last call. A feed that did not move is not read: it may be empty in exactbars."""
-        bars = []
-        for name, data in self._feeds.items():
-            seen: Any = len(data)
-            if not seen:
-                continue
-            tick = getattr(data, "tick_last", None)  # set while a bar is replayed in parts
-            if tick is not None:
-                seen = (seen, data.datetime[0], tick, data.high[0], data.low[0])
-            if self._seen.get(name) == seen:
-                continue
-            self._seen[name] = seen
-            last = self._bars.get(name)
-            bar = read_bar(data, self.instrument(data).is_spot, None if last is None else last.close_ms)
-            if bar is not None:
-                self._bars[name] = bar
-                stamp = float(data.datetime[0])
-                self._stamps[name] = (self._stamps.get(name, (stamp, stamp))[1], stamp)
-                self.stamp = max(self.stamp, stamp)
-                bars.append(bar)
-        return bars
 
     def _match(self, moved: set[str]) -> list[Candidate]:
         """Let backtrader say which orders fill in this bar and at what price; nothing is booked yet."""
@@ -590,7 +515,7 @@ class MarginBroker(BackBroker):
             return super()._execute(order, ago, price, cash, position, dtcoc)
         if self._found is not None and price is not None:
             # from our own notes: with `exactbars` the feed has forgotten the bar before
-            stamp = dtcoc or self._stamps[order.data._name][0 if ago else 1]
+            stamp = dtcoc or self.bars.stamps[order.data._name][0 if ago else 1]
             self._found.append(candidate(order, ago, price, stamp, dtcoc is not None, order.ref in self._rested))
         return None
 

@@ -36,7 +36,7 @@ def place_forced(broker: MarginBroker, data: Any, event: Reduced, cost: float) -
         order.accept(broker)
         broker.notify(order)
         broker.holdings.execute(
-            order, broker.stamp, event.key, instrument, size, event.price, event.pnl * size / event.size * factor,
+            order, broker.bars.stamp, event.key, instrument, size, event.price, event.pnl * size / event.size * factor,
             cost * share * factor, broker.getcommissioninfo(data), factor, broker.p.int2pnl,
         )
         order.executed.remsize = 0.0

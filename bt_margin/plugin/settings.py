@@ -1,0 +1,69 @@
+"""What a margin broker can be told: its own parameters, checked once, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bt_margin.engine.builder import parse_time
+from bt_margin.errors import InputError
+from bt_margin.model.account import POSITION_MODES
+from bt_margin.modes import mode_named
+from bt_margin.plugin.path import PATHS
+from bt_margin.rules.book import RuleBook, load_rules
+
+OWN: dict[str, Any] = {
+    "mode": None,
+    "currency": "USDT",
+    "rules": None,
+    "rules_as_of": "then",
+    "extrapolate": "nearest",
+    "position_mode": "net",
+    "leverage": 1.0,
+    "path": "adverse",
+    "fees": None,
+    "instruments": None,
+    "slippage": 0.0,
+    "strict": False,
+    "min_value": 1e-9,
+}
+"""Parameters beyond the stock broker's. Without a mode they would do nothing, so that changing one is refused."""
+
+
+def validate(p: Any) -> None:
+    """Raise InputError for parameters that cannot be right. `p`: the broker's parameters."""
+    if p.mode is None:
+        asked = [name for name, default in OWN.items() if getattr(p, name) != default]
+        asked += ["cash"] if isinstance(p.cash, Mapping) else []
+        if asked:
+            raise InputError(f"mode: expected isolated or cross because {asked[0]} is given, found None")
+        return
+    mode_named(p.mode)
+    for name, allowed in (
+        ("path", PATHS), ("position_mode", POSITION_MODES), ("extrapolate", ("nearest", "never")),
+    ):
+        if getattr(p, name) not in allowed:
+            raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(p, name)!r}")
+    for currency, amount in opening_balances(p).items():
+        if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
+            raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
+    if not 0 <= p.slippage < 1:
+        raise InputError(f"slippage: expected a share of the price from 0 to below 1, found {p.slippage!r}")
+    for value in p.leverage.values() if isinstance(p.leverage, Mapping) else (p.leverage,):
+        if not isinstance(value, (int, float)) or not 1 <= value < float("inf"):
+            raise InputError(f"leverage: expected a setting of 1 or more, found {value!r}")
+
+
+def opening_balances(p: Any) -> dict[str, float]:
+    """Coins at the start: `cash` by currency, or all of it in `currency`."""
+    return dict(p.cash) if isinstance(p.cash, Mapping) else {p.currency: p.cash}
+
+
+def rule_book(p: Any) -> RuleBook:
+    """The rule book asked for, with its overlays, frozen at a date where one is asked for."""
+    book: RuleBook = p.rules if p.rules is not None else load_rules("okx")
+    if p.instruments or p.fees:
+        book = book.overlay(instruments=p.instruments, fees=p.fees)
+    if p.rules_as_of != "then":
+        book = book.frozen_at(parse_time(str(p.rules_as_of), "rules_as_of"))
+    return book
