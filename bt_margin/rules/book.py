@@ -10,170 +10,18 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from bt_margin.errors import InputError, NoRuleInForce
-from bt_margin.model.instrument import PAYOFFS, Instrument, Kind, parse
 from bt_margin.rules import loading, overlay
-from bt_margin.rules.history import DAY_MS, Revision, iso
-from bt_margin.rules.loading import FundingTerms, Tables
-from bt_margin.rules.tables import (
-    FEE_KINDS,
-    Evidence,
-    FeeRow,
-    FundingRow,
-    InstrumentRow,
-    LiquidationRow,
-    OrderRow,
-    TierRow,
-)
-from bt_margin.rules.tiers import Tiers
+from bt_margin.rules.coverage import look_up, subjects, summary
+from bt_margin.rules.history import DAY_MS, iso
+from bt_margin.rules.loading import Tables
+from bt_margin.rules.lookups import Extrapolate, Rules
 
-Extrapolate = Literal["never", "nearest"]
-
-_DEFAULT = "*"
-"""The funding row of every swap that has none of its own."""
+__all__ = ["Extrapolate", "RuleBook", "Rules", "load_rules"]
 
 _read_once = cache(loading.read)
-
-
-class Rules:
-    """The venue's tables at one instant.
-
-    Made by `RuleBook.as_of`; lookups are remembered, so repeats are cheap.
-    """
-
-    def __init__(self, tables: Tables, time: int, extrapolate: Extrapolate) -> None:
-        self.time = time
-        self._tables = tables
-        self._extrapolate = extrapolate
-        self._evidence: dict[tuple[str, str], Evidence] = {}
-        self._instruments: dict[str, Instrument] = {}
-        self._tiers: dict[str, Tiers] = {}
-        self._fees: dict[str, FeeRow] = {}
-        self._funding: dict[str, FundingRow] = {}
-        self._liquidation: LiquidationRow | None = None
-        self._orders: OrderRow | None = None
-
-    def instrument(self, symbol: str) -> Instrument:
-        """What the symbol was then. Raises NoRuleInForce; InputError when it is no symbol.
-
-        A future or option that no table knows comes back without figures (NaN), as products that are not
-        built yet do: its `payoff` says so, which helps more than a missing rule would.
-        """
-        found = self._instruments.get(symbol)
-        if found is None:
-            found = self._instruments[symbol] = self._instrument(symbol)
-        return found
-
-    def _instrument(self, symbol: str) -> Instrument:
-        parts = parse(symbol)
-        identity = (symbol, parts.kind, parts.base, parts.quote, parts.settle)
-        if symbol not in self._tables["instruments"] and PAYOFFS[parts.kind] is None:
-            return Instrument(*identity, contract_size=float("nan"))
-        row: InstrumentRow = self._find("instruments", symbol)
-        return Instrument(*identity, row.contract_size, row.tick, row.lot)
-
-    def tiers(self, symbol: str) -> Tiers:
-        """The position tiers of a derivative, in contracts. Raises NoRuleInForce."""
-        found = self._tiers.get(symbol)
-        if found is None:
-            row: TierRow = self._find("position_tiers", symbol)
-            found = self._tiers[symbol] = row.tiers
-        return found
-
-    def fees(self, kind: str) -> FeeRow:
-        """Fee rates of spot, margin, swap, future or option.
-
-        Raises NoRuleInForce; InputError for another kind.
-        """
-        found = self._fees.get(kind)
-        if found is None:
-            if kind not in FEE_KINDS:
-                raise InputError(f"fees: expected one of {', '.join(FEE_KINDS)}, found {kind!r}")
-            found = self._fees[kind] = self._find("fees", kind)
-        return found
-
-    def funding(self, symbol: str) -> FundingRow:
-        """How funding of a swap falls due: its own row where one is in force, else the default."""
-        found = self._funding.get(symbol)
-        if found is None:
-            terms: FundingTerms = self._find("funding", self._funding_subject(symbol))
-            collection = self._find("funding_collection", "collection")
-            found = self._funding[symbol] = FundingRow(terms.interval_hours, terms.cap, collection)
-        return found
-
-    def _funding_subject(self, symbol: str) -> str:
-        table = self._tables["funding"]
-        own, default = table.get(symbol), table[_DEFAULT]
-        if own is None:
-            return _DEFAULT
-        if own.at(self.time) is None and default.at(self.time) is not None:
-            return _DEFAULT
-        return symbol
-
-    @property
-    def liquidation(self) -> LiquidationRow:
-        """How a breached pool is undone. Raises NoRuleInForce."""
-        if self._liquidation is None:
-            self._liquidation = msgspec.convert(self._parameters("liquidation"), LiquidationRow)
-        return self._liquidation
-
-    @property
-    def orders(self) -> OrderRow:
-        """What resting orders cost. Raises NoRuleInForce."""
-        if self._orders is None:
-            self._orders = msgspec.convert(self._parameters("orders"), OrderRow)
-        return self._orders
-
-    def _parameters(self, table: str) -> dict[str, Any]:
-        return {parameter: self._find(table, parameter) for parameter in self._tables[table]}
-
-    def evidence(self) -> tuple[Evidence, ...]:
-        """The revisions looked up through this object so far, each once, by table and subject."""
-        return tuple(sorted(self._evidence.values()))
-
-    def _find(self, table: str, subject: str) -> Any:
-        """The row in force (or standing in), noted as evidence. Raises NoRuleInForce."""
-        history = self._tables[table].get(subject)
-        if history is None:
-            known = self._known(table, subject)
-            raise NoRuleInForce(f"{table}: {subject} is not in the tables {known}{_advice(table)}")
-        found = history.nearest(self.time)
-        if found is None:
-            listed = history.revisions[0].listed or 0
-            raise NoRuleInForce(
-                f"{table}: nothing is known of {subject} on {iso(self.time)}: the contract now under this "
-                f"name was listed on {iso(listed)}, another bore it before{_advice(table)}"
-            )
-        revision, days = found
-        if days and self._extrapolate == "never":
-            raise NoRuleInForce(
-                f"{table}: no revision for {subject} is in force on {iso(self.time)}; the nearest "
-                f"(effective {iso(revision.effective)}, {revision.grade}) is {days} days away. "
-                f'Set extrapolate="nearest" to let it stand in{_advice(table, "or")}'
-            )
-        self._evidence[table, subject] = Evidence(
-            table, subject, iso(revision.effective), revision.grade, revision.source, days
-        )
-        return revision.row
-
-    def _known(self, table: str, subject: str) -> str:
-        known = sorted(self._tables[table])
-        base = subject.partition("/")[0]
-        alike = [symbol for symbol in known if symbol.partition("/")[0] == base] or known
-        return f"({len(known)} are known, such as {', '.join(alike[:4])})"
-
-
-def _advice(table: str, word: str = "") -> str:
-    """How a caller helps himself, as the end of a sentence."""
-    overlay_key = {"instruments": "instruments", "position_tiers": "instruments", "fees": "fees"}.get(table)
-    if overlay_key is None:
-        return ""
-    text = f"give your own figures under `{overlay_key}`"
-    return f", {word} {text}" if word else f"; {text}"
 
 
 class RuleBook:
@@ -202,13 +50,12 @@ class RuleBook:
         """A book in which the caller's figures win at every date (grade "user").
 
         `instruments`: {symbol: {contract_size, tick, lot, tiers}}, `fees`: {kind: {maker, taker}}, every
-        key optional. Raises InputError with the path of the key that cannot be used.
+        key optional; the tiers of a spot pair are its borrow tiers, in base coin. Raises InputError with the
+        path of the key that cannot be used.
         """
         tables = dict(self._tables)
         if instruments:
-            tables["instruments"], tables["position_tiers"] = overlay.instruments(
-                tables["instruments"], tables["position_tiers"], instruments
-            )
+            tables |= overlay.instruments(tables, instruments)
         if fees:
             tables["fees"] = overlay.fees(tables["fees"], fees)
         return RuleBook(tables, self._frozen)
@@ -265,9 +112,9 @@ class RuleBook:
         for instant in instants:
             # Not the cached object: its evidence is somebody else's.
             rules = Rules(self._tables, instant, "nearest")
-            for table, subject in _subjects(self._tables, symbols):
+            for table, subject in subjects(symbols):
                 try:
-                    _look_up(rules, table, subject)
+                    look_up(rules, table, subject)
                 except NoRuleInForce:
                     missing.add(table)
             for row in rules.evidence():
@@ -295,59 +142,10 @@ class RuleBook:
                             "grade": revision.grade,
                             "source": revision.source,
                             "note": revision.note,
-                            "summary": _summary(revision),
+                            "summary": summary(revision),
                         }
                     )
         return rows
-
-
-def _subjects(tables: Tables, symbols: tuple[str, ...]) -> list[tuple[str, str]]:
-    """What a run on these symbols looks up."""
-    kinds = {symbol: parse(symbol).kind for symbol in symbols}
-    derivatives = [symbol for symbol, kind in kinds.items() if kind is not Kind.SPOT]
-    rows = [("instruments", symbol) for symbol in symbols]
-    rows += [("position_tiers", symbol) for symbol in derivatives]
-    rows += [
-        ("fees", "spot" if kind is Kind.SPOT else str(kind).rpartition(" ")[2])
-        for kind in set(kinds.values())
-    ]
-    rows += [
-        ("funding", symbol) for symbol, kind in kinds.items() if kind in (Kind.LINEAR_SWAP, Kind.INVERSE_SWAP)
-    ]
-    return [*rows, ("liquidation", ""), ("orders", "")]
-
-
-def _look_up(rules: Rules, table: str, subject: str) -> None:
-    match table:
-        case "instruments":
-            rules.instrument(subject)
-        case "position_tiers":
-            rules.tiers(subject)
-        case "fees":
-            rules.fees(subject)
-        case "funding":
-            rules.funding(subject)
-        case "liquidation":
-            rules.liquidation  # noqa: B018
-        case "orders":
-            rules.orders  # noqa: B018
-
-
-def _summary(revision: Revision[Any]) -> str:
-    """A row in a few words."""
-    match revision.row:
-        case TierRow(rows=rows, then=then):
-            size, maintenance, _, leverage = rows[0]
-            step = "" if then is None else f", then +{then.size:g}"
-            return f"{size:g} contracts at {maintenance:.2%}, {leverage:g}x; {len(rows)} rows{step}"
-        case InstrumentRow(contract_size, tick, lot):
-            return f"contract size {contract_size:g}, tick {tick:g}, lot {lot:g}"
-        case FeeRow(maker, taker):
-            return f"maker {maker:.3%}, taker {taker:.3%}"
-        case FundingTerms(hours, cap):
-            return f"every {hours:g} h" + ("" if cap is None else f", capped at {cap:.3%}")
-        case value:
-            return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def load_rules(venue: str = "okx") -> RuleBook:

@@ -19,6 +19,11 @@ from bt_margin.rules.tables import (
     Head,
     InstrumentRevision,
     InstrumentRow,
+    InterestRevision,
+    InterestRow,
+    MarginTierRevision,
+    MarginTierRow,
+    OptionRevision,
     ParameterRevision,
     TableFile,
     TierRevision,
@@ -58,6 +63,19 @@ def _funding(revision: FundingRevision) -> Iterator[tuple[str, FundingTerms]]:
     return ((symbol, FundingTerms(revision.interval_hours, revision.cap)) for symbol in revision.symbols)
 
 
+def _margin_tiers(revision: MarginTierRevision) -> Iterator[tuple[str, MarginTierRow]]:
+    path = f"margin_tiers.{revision.pair}.{revision.effective:%Y-%m-%d}"
+    yield revision.pair, MarginTierRow(revision.pair, revision.rows, revision.then, path, quoted=True)
+
+
+def _options(revision: OptionRevision) -> Iterator[tuple[str, Any]]:
+    return ((f"{base}.{revision.parameter}", revision.value) for base in revision.bases)
+
+
+def _interest(revision: InterestRevision) -> Iterator[tuple[str, InterestRow]]:
+    return ((currency, InterestRow(daily / 24)) for currency, daily in revision.rows)
+
+
 def _parameter(revision: ParameterRevision) -> Iterator[tuple[str, Any]]:
     yield revision.parameter, revision.value
 
@@ -70,6 +88,11 @@ _SHAPES: dict[str, tuple[type[Head], Callable[[Any], Iterator[tuple[str, Any]]]]
     "funding_collection": (ParameterRevision, _parameter),
     "liquidation": (ParameterRevision, _parameter),
     "orders": (ParameterRevision, _parameter),
+    "margin_tiers": (MarginTierRevision, _margin_tiers),
+    "margin": (ParameterRevision, _parameter),
+    "interest": (InterestRevision, _interest),
+    "options": (OptionRevision, _options),
+    "delivery": (ParameterRevision, _parameter),
 }
 """File name (without its ending) to what one revision looks like and which rows it makes."""
 

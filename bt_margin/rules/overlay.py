@@ -9,17 +9,22 @@ from typing import Any
 
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Kind, is_symbol, parse
+from bt_margin.rules.families import candidates
 from bt_margin.rules.history import ALWAYS, History, Revision
-from bt_margin.rules.loading import Table
-from bt_margin.rules.tables import FEE_KINDS, FeeRow, InstrumentRow, TierRow
+from bt_margin.rules.loading import Table, Tables
+from bt_margin.rules.tables import FEE_KINDS, FeeRow, InstrumentRow, MarginTierRow, TierRow
 
 _SOURCE = "the caller"
 _FIGURES = ("contract_size", "tick", "lot")
 
 
-def instruments(base: Table, tiers: Table, given: Mapping[str, Mapping[str, Any]]) -> tuple[Table, Table]:
-    """Instruments and tiers with the caller's entries. Raises InputError with the key's path."""
-    listed, ladders = dict(base), dict(tiers)
+def instruments(tables: Tables, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:
+    """The instrument and tier tables with the caller's entries. Raises InputError with the key's path.
+
+    Tiers of a derivative are position tiers in contracts, those of a spot pair its borrow tiers in base coin.
+    """
+    base = tables["instruments"]
+    listed, ladders, borrowing = dict(base), dict(tables["position_tiers"]), dict(tables["margin_tiers"])
     for symbol, entry in given.items():
         path = f"instruments.{symbol}"
         if not isinstance(symbol, str) or not is_symbol(symbol):
@@ -29,17 +34,20 @@ def instruments(base: Table, tiers: Table, given: Mapping[str, Mapping[str, Any]
         for key in entry:
             if key not in (*_FIGURES, "tiers"):
                 raise InputError(f"{path}.{key}: unknown key; expected contract_size, tick, lot or tiers")
+        kind = parse(symbol).kind
+        spot = kind is Kind.SPOT
         figures = {key: _number(entry[key], f"{path}.{key}", key) for key in _FIGURES if key in entry}
         if "tiers" in entry:
-            ladders[symbol] = _always(_ladder(symbol, entry["tiers"], f"{path}.tiers"), path)
-        spot = parse(symbol).kind is Kind.SPOT
+            if kind is Kind.OPTION:
+                raise InputError(f"{path}.tiers: options have no position tiers; leave them out")
+            rows = _ladder(symbol, entry["tiers"], f"{path}.tiers", spot)
+            (borrowing if spot else ladders)[symbol] = _always(rows, path)
         if spot and figures.get("contract_size", 1.0) != 1.0:
             raise InputError(f"{path}.contract_size: spot sizes are coins; leave it out or give 1")
-        if figures or symbol not in base:
-            listed[symbol] = _listing(
-                symbol, base.get(symbol), {"contract_size": 1.0} | figures if spot else figures
-            )
-    return listed, ladders
+        known = next((base[subject] for subject in candidates(symbol) if subject in base), None)
+        if figures or known is None:
+            listed[symbol] = _listing(symbol, known, {"contract_size": 1.0} | figures if spot else figures)
+    return {"instruments": listed, "position_tiers": ladders, "margin_tiers": borrowing}
 
 
 def fees(base: Table, given: Mapping[str, Mapping[str, float]]) -> Table:
@@ -100,12 +108,13 @@ def _listing(symbol: str, known: History[Any] | None, figures: dict[str, float])
     )
 
 
-def _ladder(symbol: str, rows: Any, path: str) -> TierRow:
-    if not isinstance(rows, (list, tuple)):
+def _ladder(symbol: str, rows: Any, path: str, spot: bool) -> TierRow | MarginTierRow:
+    if not isinstance(rows, (list, tuple)) or not rows:
         raise InputError(
             f"{path}: expected rows [max size, maintenance, initial, max leverage], found {rows!r}"
         )
-    row = TierRow(symbol, tuple(tuple(r) if isinstance(r, list) else r for r in rows), path=path)
+    figures = tuple(tuple(r) if isinstance(r, list) else r for r in rows)
+    row = MarginTierRow(symbol, figures, path=path) if spot else TierRow(symbol, figures, path=path)
     row.tiers  # noqa: B018  a wrong row is refused here, not at the first assessment
     return row
 

@@ -13,7 +13,8 @@ from typing import Generic, Literal, TypeVar, get_args
 
 import msgspec
 
-from bt_margin.rules.tiers import Tiers
+from bt_margin.errors import InputError
+from bt_margin.rules.tiers import Tier, Tiers
 
 Grade = Literal["official", "recorded", "snapshot", "rewrite", "derived", "inferred", "user"]
 FeeKind = Literal["spot", "margin", "swap", "future", "option"]
@@ -50,12 +51,16 @@ class LiquidationRow:
 
     `step`: how far one forced order takes a position down. `penalty`: the maintenance rate charged on what
     was closed is that of the tier the closed size falls in. `surplus`: who gets what is left of a margin
-    after a takeover. Ratios are equity over maintenance margin plus liquidation fee.
+    after a takeover. `early_cancel`: whether orders that add risk fall when free margin no longer covers
+    the maintenance margin, or only at the liquidation ratio. `deleveraging_fee`: share of notional. Ratios
+    are equity over maintenance margin plus liquidation fee.
     """
 
     step: Literal["one-tier", "two-tiers"]
     penalty: Literal["closed-tier"]
     surplus: Literal["returned", "fund"]
+    early_cancel: Literal["at-liquidation", "free-margin"] = "at-liquidation"
+    deleveraging_fee: float = 0.0
     warning_ratio: float = 3.0
     liquidation_ratio: float = 1.0
 
@@ -71,11 +76,111 @@ class OrderRow:
 
 @dataclass(frozen=True, slots=True)
 class InstrumentRow:
-    """Contract size in base coin (linear), USD (inverse) or 1 (spot); tick, lot 0: not known, any goes."""
+    """Contract size in base coin (linear, options: multiplier included), USD (inverse) or 1 (spot).
+
+    Tick, lot 0: not known, any goes.
+    """
 
     contract_size: float
     tick: float
     lot: float
+
+
+@dataclass(frozen=True, slots=True)
+class MarginRow:
+    """How isolated spot margin books a position: whether `assets` at the venue hold the margin too."""
+
+    accounting: Literal["assets-with-margin", "assets-without-margin"]
+
+
+@dataclass(frozen=True, slots=True)
+class MarginTiers:
+    """Borrow tiers of a spot pair: `base` by what is borrowed in base coin, `quote` by what in quote coin.
+
+    `quote` is None where only base sizes are known (a caller's own table): a quote debt is then judged by
+    its worth in base coin. The rate of the tier reached multiplies the whole debt.
+    """
+
+    base: Tiers
+    quote: Tiers | None
+
+    def of_base(self, amount: float) -> Tier:
+        """The tier that a debt in base coin reaches. Raises InputError beyond the last."""
+        return self.base.at(amount)
+
+    def of_quote(self, amount: float, price: float) -> Tier:
+        """The tier that a debt in quote coin reaches. Raises InputError beyond the last.
+
+        `price` (quote per base) only matters where the table has no quote sizes.
+        """
+        return self.base.at(amount / price) if self.quote is None else self.quote.at(amount)
+
+    def max_quote(self, leverage: float, price: float) -> float:
+        """The most quote coin that may be owed at a leverage setting (base: `base.max_size`)."""
+        return self.base.max_size(leverage) * price if self.quote is None else self.quote.max_size(leverage)
+
+    @property
+    def max_leverage(self) -> float:
+        """The leverage of the lowest tier."""
+        return self.base.max_leverage
+
+
+@dataclass(frozen=True, slots=True)
+class OptionRow:
+    """Option margin of one underlying outside portfolio margin, per coin, and what trades and exercise cost.
+
+    `factors`: (max contracts short, margin factor), smallest first. `fee_cap` and `liquidation_fee_cap`:
+    share of the premium and of the mark value that a fee may reach. `charges_fee_in_orders`: order margin
+    holds the trading fee too.
+    """
+
+    a: float
+    b: float
+    c: float
+    min_order: float
+    fee_cap: float
+    liquidation_fee_cap: float
+    exercise_rate: float
+    exercise_cap: float
+    charges_fee_in_orders: bool
+    factors: tuple[tuple[float, float], ...]
+
+    def factor(self, contracts: float) -> float:
+        """The margin factor of a seller who is short so many contracts, sell orders included.
+
+        Raises InputError beyond the last row.
+        """
+        for limit, factor in self.factors:
+            if abs(contracts) <= limit:
+                return factor
+        raise InputError(f"options.factors: size {contracts:.10g} is beyond the largest known tier")
+
+    def fee(self, notional: float, premium: float, rate: float) -> float:
+        """What a trade costs: the rate on notional, at most `fee_cap` of the premium."""
+        return min(rate * notional, self.fee_cap * premium)
+
+    def liquidation_fee(self, notional: float, mark_value: float, taker: float) -> float:
+        """What a forced closing costs: the taker rate on notional, at most a share of the mark value."""
+        return min(taker * notional, self.liquidation_fee_cap * mark_value)
+
+    def exercise_fee(self, notional: float, settlement_value: float, taker: float) -> float:
+        """What an exercise costs; expiries that are daily only pay nothing, which is for the caller to know."""
+        return min(self.exercise_rate * notional, taker * notional, self.exercise_cap * settlement_value)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """The settlement price is the mean of the index over `average_minutes`; `fee` is a share of notional."""
+
+    average_minutes: float
+    fee: float
+
+
+@dataclass(frozen=True, slots=True)
+class InterestRow:
+    """What a borrowed coin costs an hour, as a fraction of the debt."""
+
+    hourly: float
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -150,6 +255,32 @@ class ParameterRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=T
     value: str | float | bool
 
 
+class MarginThen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`Then` with a step for each side."""
+
+    base: float
+    quote: float
+    mmr: float
+    imr: float
+    until_imr: float
+
+
+class MarginTierRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pair: str
+    rows: tuple[tuple[float, float, float, float, float], ...]  # base and quote limit, then as for positions
+    then: MarginThen | None = None
+
+
+class OptionRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    parameter: str
+    bases: tuple[str, ...]  # "*" stands for every underlying without a figure of its own
+    value: float | bool | tuple[tuple[float, float], ...]  # factors: rows [max contracts, factor]
+
+
+class InterestRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    rows: tuple[tuple[str, float], ...]  # currency (or stablecoins, coins), rate of a day
+
+
 R = TypeVar("R", bound=Head)
 
 
@@ -174,3 +305,34 @@ class TierRow:
         """The whole ladder. Raises InputError when the rows make none."""
         then = None if self.then is None else msgspec.structs.asdict(self.then)
         return Tiers.from_rows(self.symbol, self.rows, then, path=self.path)
+
+
+@dataclass(frozen=True)
+class MarginTierRow:
+    """Printed borrow tiers of a pair; the ladders are built the first time somebody asks.
+
+    Rows [base limit, quote limit, maintenance, initial, leverage]; without quote limits (`quoted` False, a
+    caller's own) [base limit, maintenance, initial, leverage].
+    """
+
+    pair: str
+    rows: tuple[tuple[float, ...], ...]
+    then: MarginThen | None = None
+    path: str = ""
+    quoted: bool = False
+
+    @cached_property
+    def tiers(self) -> MarginTiers:
+        """Both ladders. Raises InputError when the rows make none."""
+        base, _, quote = self.pair.partition("/")
+        if not self.quoted:
+            return MarginTiers(Tiers.from_rows(self.pair, self.rows, unit=base, path=self.path), None)
+        return MarginTiers(self._side(0, base, "base"), self._side(1, quote, "quote"))
+
+    def _side(self, column: int, unit: str, step: str) -> Tiers:
+        rows = [(row[column], *row[2:]) for row in self.rows]
+        then = None
+        if self.then is not None:
+            figures = msgspec.structs.asdict(self.then)
+            then = {"size": figures.pop(step), **figures}
+        return Tiers.from_rows(self.pair, rows, then, unit=unit, path=self.path)

@@ -1,0 +1,76 @@
+"""What a run looks up, and what a revision says in a few words: for the grid and the listing of a book."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bt_margin.model.instrument import Kind, parse
+from bt_margin.rules.history import Revision
+from bt_margin.rules.loading import FundingTerms
+from bt_margin.rules.lookups import Rules
+from bt_margin.rules.tables import FeeRow, InstrumentRow, InterestRow, MarginTierRow, TierRow
+
+
+def subjects(symbols: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What a run on these symbols looks up, margin trading of its spot pairs included."""
+    rows: list[tuple[str, str]] = [("liquidation", ""), ("orders", "")]
+    for symbol in symbols:
+        parts = parse(symbol)
+        rows.append(("instruments", symbol))
+        match parts.kind:
+            case Kind.SPOT:
+                rows += [("fees", "spot"), ("fees", "margin"), ("margin_tiers", symbol), ("margin", "")]
+                rows += [("interest", parts.base), ("interest", parts.quote)]
+            case Kind.OPTION:
+                rows += [("fees", "option"), ("options", parts.base), ("delivery", "")]
+            case Kind.LINEAR_FUTURE | Kind.INVERSE_FUTURE:
+                rows += [("fees", "future"), ("position_tiers", symbol), ("delivery", "")]
+            case _:
+                rows += [("fees", "swap"), ("position_tiers", symbol), ("funding", symbol)]
+    return list(dict.fromkeys(rows))
+
+
+def look_up(rules: Rules, table: str, subject: str) -> None:
+    """Ask for a row, so that it is noted as evidence. Raises NoRuleInForce."""
+    match table:
+        case "instruments":
+            rules.instrument(subject)
+        case "position_tiers":
+            rules.tiers(subject)
+        case "margin_tiers":
+            rules.margin_tiers(subject)
+        case "fees":
+            rules.fees(subject)
+        case "funding":
+            rules.funding(subject)
+        case "interest":
+            rules.interest(subject)
+        case "options":
+            rules.option(subject)
+        case "margin" | "delivery" | "liquidation" | "orders":
+            getattr(rules, table)
+
+
+def summary(revision: Revision[Any]) -> str:
+    """A row in a few words."""
+    match revision.row:
+        case TierRow(rows=rows, then=then):
+            size, maintenance, _, leverage = rows[0]
+            step = "" if then is None else f", then +{then.size:g}"
+            return f"{size:g} contracts at {maintenance:.2%}, {leverage:g}x; {len(rows)} rows{step}"
+        case MarginTierRow(pair=pair, rows=rows, quoted=quoted):
+            base, _, quote = pair.partition("/")
+            limit = f"{rows[0][0]:,.10g} {base}" + (f" or {rows[0][1]:,.10g} {quote}" if quoted else "")
+            return f"{limit} at {rows[0][-3]:.2%}, {rows[0][-1]:g}x; {len(rows)} rows"
+        case InstrumentRow(contract_size, tick, lot):
+            return f"contract size {contract_size:g}, tick {tick:g}, lot {lot:g}"
+        case FeeRow(maker, taker):
+            return f"maker {maker:.3%}, taker {taker:.3%}"
+        case FundingTerms(hours, cap):
+            return f"every {hours:g} h" + ("" if cap is None else f", capped at {cap:.3%}")
+        case InterestRow(hourly):
+            return f"{hourly * 24:.4%} a day"
+        case ((_, _), *_) as factors:
+            return "; ".join(f"to {limit:g}: {factor:g}" for limit, factor in factors)
+        case value:
+            return str(value).lower() if isinstance(value, bool) else str(value)

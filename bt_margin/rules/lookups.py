@@ -1,0 +1,265 @@
+"""The rules at one instant: every lookup notes the revision it rests on.
+
+Nothing fails open: where no revision is in force, an error says so, or (with extrapolate="nearest") the
+nearest one stands in and its distance is part of the evidence.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from bt_margin.errors import InputError, NoRuleInForce
+from bt_margin.model.instrument import Instrument, Kind, parse
+from bt_margin.rules.families import borrows, candidates
+from bt_margin.rules.history import iso
+from bt_margin.rules.loading import FundingTerms, Tables
+from bt_margin.rules.tables import (
+    FEE_KINDS,
+    DeliveryRow,
+    Evidence,
+    FeeRow,
+    FundingRow,
+    InstrumentRow,
+    InterestRow,
+    LiquidationRow,
+    MarginRow,
+    MarginTierRow,
+    MarginTiers,
+    OptionRow,
+    OrderRow,
+    TierRow,
+)
+from bt_margin.rules.tiers import Tiers
+
+Extrapolate = Literal["never", "nearest"]
+
+_DEFAULT = "*"
+"""The funding row of every swap, and the option figure of every underlying, that has none of its own."""
+
+_OVERLAYS = {
+    "instruments": "instruments",
+    "position_tiers": "instruments",
+    "margin_tiers": "instruments",
+    "fees": "fees",
+}
+"""Under which key a caller gives his own figures for a table."""
+
+STABLECOINS = frozenset({"USDT", "USDC", "USDP", "PAX", "TUSD", "BUSD", "USDK", "DAI", "FDUSD", "PYUSD", "USDG"})
+"""Currencies whose borrow rate is that of `stablecoins` where none of their own is in force."""
+
+
+class Rules:
+    """The venue's tables at one instant.
+
+    Made by `RuleBook.as_of`; lookups are remembered, so repeats are cheap.
+    """
+
+    def __init__(self, tables: Tables, time: int, extrapolate: Extrapolate) -> None:
+        self.time = time
+        self._tables = tables
+        self._extrapolate = extrapolate
+        self._evidence: dict[tuple[str, str], Evidence] = {}
+        self._instruments: dict[str, Instrument] = {}
+        self._tiers: dict[str, Tiers] = {}
+        self._fees: dict[str, FeeRow] = {}
+        self._funding: dict[str, FundingRow] = {}
+        self._margin_tiers: dict[str, MarginTiers] = {}
+        self._options: dict[str, OptionRow] = {}
+        self._interest: dict[str, InterestRow] = {}
+        self._liquidation: LiquidationRow | None = None
+        self._orders: OrderRow | None = None
+        self._margin: MarginRow | None = None
+        self._delivery: DeliveryRow | None = None
+
+    def instrument(self, symbol: str) -> Instrument:
+        """What the symbol was then. Raises NoRuleInForce; InputError when it is no symbol.
+
+        Expiry futures and options are known by family, a future without one in force is as the swap of its
+        family. A row of the symbol's own comes first.
+        """
+        found = self._instruments.get(symbol)
+        if found is None:
+            parts = parse(symbol)
+            row: InstrumentRow = self._of_family("instruments", symbol, "derived")
+            found = self._instruments[symbol] = Instrument(
+                symbol,
+                parts.kind,
+                parts.base,
+                parts.quote,
+                parts.settle,
+                row.contract_size,
+                row.tick,
+                row.lot,
+            )
+        return found
+
+    def tiers(self, symbol: str) -> Tiers:
+        """The position tiers of a swap or future, in contracts.
+
+        Futures of a family without a table in force take that of its swap, graded inferred. Raises
+        NoRuleInForce; InputError for a product that has none.
+        """
+        found = self._tiers.get(symbol)
+        if found is None:
+            kind = parse(symbol).kind
+            if kind in (Kind.SPOT, Kind.OPTION):
+                lookup = "margin_tiers" if kind is Kind.SPOT else "option"
+                raise InputError(f"tiers: {symbol} ({kind}) has no position tiers; ask `{lookup}`")
+            row: TierRow = self._of_family("position_tiers", symbol, "inferred")
+            found = self._tiers[symbol] = row.tiers
+        return found
+
+    def margin_tiers(self, pair: str) -> MarginTiers:
+        """The borrow tiers of a spot pair. Raises NoRuleInForce; InputError when it is no spot pair."""
+        found = self._margin_tiers.get(pair)
+        if found is None:
+            if parse(pair).kind is not Kind.SPOT:
+                raise InputError(f"margin_tiers: expected a spot pair such as BTC/USDT, found {pair!r}")
+            row: MarginTierRow = self._find("margin_tiers", pair)
+            found = self._margin_tiers[pair] = row.tiers
+        return found
+
+    def fees(self, kind: str) -> FeeRow:
+        """Fee rates of spot, margin, swap, future or option.
+
+        Raises NoRuleInForce; InputError for another kind.
+        """
+        found = self._fees.get(kind)
+        if found is None:
+            if kind not in FEE_KINDS:
+                raise InputError(f"fees: expected one of {', '.join(FEE_KINDS)}, found {kind!r}")
+            found = self._fees[kind] = self._find("fees", kind)
+        return found
+
+    def funding(self, symbol: str) -> FundingRow:
+        """How funding of a swap falls due: its own row where one is in force, else the default."""
+        found = self._funding.get(symbol)
+        if found is None:
+            terms: FundingTerms = self._find("funding", self._pick("funding", symbol, _DEFAULT))
+            collection = self._find("funding_collection", "collection")
+            found = self._funding[symbol] = FundingRow(terms.interval_hours, terms.cap, collection)
+        return found
+
+    def interest(self, currency: str) -> InterestRow:
+        """What borrowing a currency costs: its own rate where one is in force, else that of its class.
+
+        Raises NoRuleInForce; InputError when it is no currency.
+        """
+        found = self._interest.get(currency)
+        if found is None:
+            if re.fullmatch("[A-Z0-9]+", currency) is None:
+                raise InputError(f"interest: expected a currency such as USDT, found {currency!r}")
+            default = "stablecoins" if currency in STABLECOINS else "coins"
+            found = self._find("interest", self._pick("interest", currency, default))
+            self._interest[currency] = found
+        return found
+
+    def option(self, base: str) -> OptionRow:
+        """Margin parameters of the options on a coin. Raises NoRuleInForce when one of them is not known."""
+        found = self._options.get(base)
+        if found is None:
+            names = {subject.partition(".")[2] for subject in self._tables["options"]}
+            figures = {name: self._option_figure(base, name) for name in sorted(names)}
+            found = self._options[base] = msgspec.convert(figures, OptionRow)
+        return found
+
+    def _option_figure(self, base: str, name: str) -> Any:
+        return self._find("options", self._pick("options", f"{base}.{name}", f"{_DEFAULT}.{name}"))
+
+    @property
+    def liquidation(self) -> LiquidationRow:
+        """How a breached pool is undone. Raises NoRuleInForce."""
+        if self._liquidation is None:
+            self._liquidation = msgspec.convert(self._parameters("liquidation"), LiquidationRow)
+        return self._liquidation
+
+    @property
+    def orders(self) -> OrderRow:
+        """What resting orders cost. Raises NoRuleInForce."""
+        if self._orders is None:
+            self._orders = msgspec.convert(self._parameters("orders"), OrderRow)
+        return self._orders
+
+    @property
+    def margin(self) -> MarginRow:
+        """How isolated spot margin books a position. Raises NoRuleInForce."""
+        if self._margin is None:
+            self._margin = msgspec.convert(self._parameters("margin"), MarginRow)
+        return self._margin
+
+    @property
+    def delivery(self) -> DeliveryRow:
+        """How futures are delivered and options exercised. Raises NoRuleInForce."""
+        if self._delivery is None:
+            self._delivery = msgspec.convert(self._parameters("delivery"), DeliveryRow)
+        return self._delivery
+
+    def _parameters(self, table: str) -> dict[str, Any]:
+        return {parameter: self._find(table, parameter) for parameter in self._tables[table]}
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """The revisions looked up through this object so far, each once, by table and subject."""
+        return tuple(sorted(self._evidence.values()))
+
+    def _pick(self, table: str, *subjects: str) -> str:
+        """The first subject with a revision in force, else the first known one, else the first."""
+        known = [subject for subject in subjects if subject in self._tables[table]]
+        for subject in known:
+            if self._tables[table][subject].at(self.time) is not None:
+                return subject
+        return known[0] if known else subjects[0]
+
+    def _of_family(self, table: str, symbol: str, grade: str) -> Any:
+        """The row of a symbol or its family; one borrowed from the swap is graded no better than `grade`."""
+        subject = self._pick(table, *candidates(symbol))
+        return self._find(table, subject, grade if borrows(symbol, subject) else None)
+
+    def _find(self, table: str, subject: str, lent: str | None = None) -> Any:
+        """The row in force (or standing in), noted as evidence. Raises NoRuleInForce.
+
+        `lent`: the row serves the futures of a swap, which is evidence of that grade at best.
+        """
+        history = self._tables[table].get(subject)
+        if history is None:
+            known = self._known(table, subject)
+            raise NoRuleInForce(f"{table}: {subject} is not in the tables {known}{_advice(table)}")
+        found = history.nearest(self.time)
+        if found is None:
+            listed = history.revisions[0].listed or 0
+            raise NoRuleInForce(
+                f"{table}: nothing is known of {subject} on {iso(self.time)}: the contract now under this "
+                f"name was listed on {iso(listed)}, another bore it before{_advice(table)}"
+            )
+        revision, days = found
+        if days and self._extrapolate == "never":
+            raise NoRuleInForce(
+                f"{table}: no revision for {subject} is in force on {iso(self.time)}; the nearest "
+                f"(effective {iso(revision.effective)}, {revision.grade}) is {days} days away. "
+                f'Set extrapolate="nearest" to let it stand in{_advice(table, "or")}'
+            )
+        grade, source = revision.grade, revision.source
+        if lent is not None:
+            subject, source = f"{subject}-*", f"as the swap of the family: {source}"
+            grade = grade if grade == "inferred" else lent
+        self._evidence[table, subject] = Evidence(
+            table, subject, iso(revision.effective), grade, source, days
+        )
+        return revision.row
+
+    def _known(self, table: str, subject: str) -> str:
+        known = sorted(self._tables[table])
+        base = subject.partition("/")[0]
+        alike = [symbol for symbol in known if symbol.partition("/")[0] == base] or known
+        return f"({len(known)} are known, such as {', '.join(alike[:4])})"
+
+
+def _advice(table: str, word: str = "") -> str:
+    """How a caller helps himself, as the end of a sentence."""
+    overlay_key = _OVERLAYS.get(table)
+    if overlay_key is None:
+        return ""
+    text = f"give your own figures under `{overlay_key}`"
+    return f", {word} {text}" if word else f"; {text}"
