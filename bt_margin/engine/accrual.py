@@ -87,7 +87,7 @@ def funding_entries(
     Since 2024-07-01 in full: isolated out of (into) the position's margin, cross out of cash. Before, a payer was
     charged only down to a ratio of 1, an isolated one from free cash first; receivers were credited to cash.
     """
-    settle = position.instrument.settle
+    settle = position.currency
     amount = -position.sign * float(position.notional(market)) * rate
 
     def entry(cash: float = 0.0, margin: float = 0.0) -> Entry:

@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 
 from bt_margin.engine import orders as order_rules
-from bt_margin.errors import BtMarginError, InputError, NotSupported
+from bt_margin.errors import BtMarginError, InputError, MissingPrice, NotSupported
 from bt_margin.model.account import MARGIN_MODES, Account, Order, Position
 from bt_margin.model.assessment import AccountReport, iso
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.market import Market
-from bt_margin.modes import MODES, PLANNED, mode_named
+from bt_margin.modes import MODES, PLANNED, mode_named, options
 from bt_margin.modes.assess import account_pools, assess
 from bt_margin.modes.base import judge
 from bt_margin.rules.book import RuleBook, Rules, load_rules
@@ -188,16 +188,7 @@ class PositionBuilder:
         if np.any(moves <= -1) or not np.all(np.isfinite(moves)):
             raise InputError("stress: shifts must be finite and above -1 (a fall of 100 % leaves no price)")
         account, base = self._account(mode), self._market()
-        factor = 1.0 + moves
-
-        def moved(prices: Mapping[str, Any]) -> dict[str, Any]:
-            return {key: price * factor for key, price in prices.items()}
-
-        market = Market(
-            base.time, moved(base.marks), moved(base.lasts),
-            {k: v if k.partition("/")[0] in ("USDT", "USDC", "USD") else v * factor
-             for k, v in base.indexes.items()},
-        )
+        market = options.moved(base, account.positions.values(), moves)
         lowest = np.full(moves.shape, np.inf)
         equity = np.zeros(moves.shape)
         level = self._rules.liquidation
@@ -205,12 +196,13 @@ class PositionBuilder:
             if amount:
                 equity = equity + amount * market.usd(currency)
         for position in account.positions.values():
-            value = position.margin + position.unrealised(market)
-            equity = equity + value * market.usd(position.instrument.settle)
+            value = position.margin + position.value(market)
+            equity = equity + value * market.usd(position.currency)
         for pool in account_pools(account):
             if pool.positions:
                 judgement = judge(pool, market, self._rules)
-                lowest = np.minimum(lowest, judgement.equity / judgement.requirement)
+                if np.any(np.asarray(judgement.requirement) > 0):
+                    lowest = np.minimum(lowest, judgement.equity / judgement.requirement)
         return [
             StressRow(
                 float(shift), float(value), float(low) if math.isfinite(low) else None,
@@ -224,7 +216,23 @@ class PositionBuilder:
 
     def _market(self) -> Market:
         prices = self._book.prices
-        return Market(self._time, dict(prices.mark), dict(prices.last), dict(prices.index))
+        market = Market(self._time, dict(prices.mark), dict(prices.last), dict(prices.index),
+                        forwards=dict(prices.forward))
+        for symbol, vol in prices.vol.items():  # an option without a mark is priced from its vol and forward
+            if symbol in prices.mark:
+                continue
+            instrument = self._instrument(symbol, f"prices.vol.{symbol}")
+            if not instrument.is_option:
+                raise InputError(f"prices.vol.{symbol}: expected an option, found {instrument.kind}")
+            stem = "-".join(symbol.split("-")[:2])
+            if stem not in prices.forward:
+                raise MissingPrice(f"prices.forward.{stem}: needed to price {symbol} from its vol; add it, or a mark")
+            index = 1.0 if instrument.settle == instrument.base else float(market.index(instrument.pair))
+            years = options.years_left(instrument, self._time)
+            market.marks[symbol] = float(  # type: ignore[index]
+                options.model_mark(instrument, prices.forward[stem], index, years, vol)
+            )
+        return market
 
     def _account(self, mode: str) -> Account:
         mode_named(mode)
@@ -249,7 +257,7 @@ class PositionBuilder:
             raise InputError(f"{path}.margin_mode: expected cross or isolated, found {row.margin_mode!r}")
         contracts = _needed(row.contracts, f"{path}.contracts")
         entry = _positive(row.entry_price, f"{path}.entry_price")
-        leverage = self._leverage(row.leverage, row.symbol, f"{path}.leverage")
+        leverage = self._leverage(row.leverage, instrument, f"{path}.leverage")
         if contracts == 0:
             raise InputError(f"{path}.contracts: expected a size, found 0; leave the position out")
         if row.position_side != "net" and contracts < 0:
@@ -257,10 +265,14 @@ class PositionBuilder:
         size = -contracts if row.position_side == "short" else contracts
         margin_mode, margin = row.margin_mode, 0.0
         position = Position(instrument, margin_mode, row.position_side, size, entry, leverage)
-        if margin_mode == "isolated":
+        if instrument.is_option and size > 0:
+            margin_mode = "isolated" if mode == "isolated" else margin_mode  # paid in full: no margin
+        elif margin_mode == "isolated":
             margin = _positive(row.margin, f"{path}.margin")
         elif mode == "isolated":
             margin_mode, margin = "isolated", position.initial_at_entry()
+            if instrument.is_option:  # an option's initial margin belongs to its mark, not to its entry
+                margin = abs(size) * float(options.short_initial(instrument, self._market(), self._rules, abs(size)))
             left = account.balance(instrument.settle) - margin
             if left < 0:
                 raise _Refused(
@@ -291,7 +303,7 @@ class PositionBuilder:
             leverage = 1.0
             if not instrument.is_spot:
                 given = row.leverage if row.leverage is not None else held.leverage if held else None
-                leverage = self._leverage(given, row.symbol, f"{path}.leverage")
+                leverage = self._leverage(given, instrument, f"{path}.leverage")
             price = None if row.price is None else _positive(row.price, f"{path}.price")
             orders.append(
                 Order(i + 1, instrument, row.side, _positive(row.amount, f"{path}.amount"), price, margin_mode,
@@ -305,11 +317,15 @@ class PositionBuilder:
         except InputError as error:
             raise type(error)(f"{path}.symbol: {error}") from None
 
-    def _leverage(self, value: float | None, symbol: str, path: str) -> float:
+    def _leverage(self, value: float | None, instrument: Instrument, path: str) -> float:
+        if instrument.is_option:
+            return 1.0  # options know no leverage setting
         leverage = _positive(value, path)
-        limit = self._rules.tiers(symbol).max_leverage
+        limit = self._rules.tiers(instrument.symbol).max_leverage
         if leverage > limit:
-            raise InputError(f"{path}: expected at most {limit:g}, the maximum of {symbol}, found {leverage:g}")
+            raise InputError(
+                f"{path}: expected at most {limit:g}, the maximum of {instrument.symbol}, found {leverage:g}"
+            )
         return leverage
 
 

@@ -12,23 +12,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bt_margin.engine import orders as order_rules
-from bt_margin.engine.accrual import FundingSeries, funding_entries, settlements
+from bt_margin.engine.accrual import FundingSeries, funding_entries
+from bt_margin.engine.clock import Deleveraging, References, due_events
 from bt_margin.engine.orders import Refusal
-from bt_margin.engine.takeover import ForcedTrade, force, settle_cash, settle_isolated
+from bt_margin.engine.takeover import deleverage, force, settle, settle_cash, settle_isolated
 from bt_margin.errors import InputError, MissingPrice, NotConserved, NotSupported
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.assessment import AccountReport, ratio
-from bt_margin.model.event import Bankrupt, Event, OrdersCancelled, Reduced, Refused, TakenOver, Warned
-from bt_margin.model.instrument import Kind
+from bt_margin.model.event import (
+    Bankrupt,
+    Deleveraged,
+    Event,
+    OrdersCancelled,
+    Reduced,
+    Refused,
+    Settled,
+    TakenOver,
+    Warned,
+)
+from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.market import Market
+from bt_margin.modes import options
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
 from bt_margin.modes.base import CancelOrders, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.cross import CROSS
-from bt_margin.modes.valuation import distance
+from bt_margin.modes.distance import distance
+from bt_margin.modes.isolated import pool_name
+from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.rules.book import RuleBook, Rules
 from bt_margin.rules.tables import Evidence
 
+BEFORE_LIQUIDATION = "cancelled before liquidation (insufficient margin)"
 DUST = 1e-9  # of the traded notional: below it a remainder is rounding, not a deficit
 
 
@@ -48,7 +63,8 @@ class MarginEngine:
     """An account of one mode, under a rule book, moving through markets.
 
     `slippage` is the share of the price that forced orders lose (0 by default: the venue's records show fills at
-    the trigger). `funding` holds settled rates by symbol. `strict` refuses missing funding instead of counting it.
+    the trigger). `funding` holds settled rates by symbol, `deleveraging` scripted auto-deleveraging. `strict`
+    refuses missing funding instead of counting it.
     """
 
     def __init__(
@@ -60,6 +76,7 @@ class MarginEngine:
         *,
         extrapolate: str = "nearest",
         funding: Mapping[str, FundingSeries] | None = None,
+        deleveraging: Sequence[Deleveraging] = (),
         slippage: float = 0.0,
         strict: bool = False,
     ) -> None:
@@ -69,6 +86,7 @@ class MarginEngine:
         self.market = market
         self.extrapolate = extrapolate
         self.funding = dict(funding or {})
+        self.deleveraging = tuple(deleveraging)
         self.slippage = slippage
         self.strict = strict
         self.rules: Rules = book.as_of(market.time, extrapolate)  # type: ignore[arg-type]
@@ -79,6 +97,7 @@ class MarginEngine:
         self._low_distance: float | None = None
         self._evidence: dict[tuple[str, str, str], Evidence] = {}
         self._warned: set[str] = set()
+        self._references = References()
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -199,12 +218,12 @@ class MarginEngine:
         if isinstance(answer, Refusal):
             self.refuse(order, answer)
             return answer
-        booked = self._spot(answer, price, maker, fee) if order.instrument.is_spot else self._trade(
+        booked = self._spot(answer, price, maker, fee) if order.is_cash else self._trade(
             answer, price, maker)
         rest = order.instrument.snap((resting or order).size - size)
         if resting is not None and rest > 0:
             self.account.place(replace(resting, size=rest))
-        self._settle_cash(order.instrument.settle, float(order.instrument.notional(size, price)))
+        self._settle_cash(order.currency, float(order.instrument.notional(size, price)))
         return booked
 
     def set_leverage(self, key: PositionKey, leverage: float) -> Refusal | None:
@@ -221,7 +240,7 @@ class MarginEngine:
             return Refusal(f"leverage {leverage:g} is above the maximum {tiers.max_leverage:g} (59102)")
         if abs(position.size) > tiers.max_size(leverage):
             return Refusal(f"the position exceeds what leverage {leverage:g} allows (59247)")
-        settle, top_up = position.instrument.settle, 0.0
+        settle, top_up = position.currency, 0.0
         if key.margin_mode == "isolated":
             need = replace(position, leverage=leverage).initial_at_entry()
             upl = float(position.unrealised(self.market))
@@ -235,6 +254,39 @@ class MarginEngine:
                   leverage=leverage, note=f"leverage {leverage:g}")
         )
         return None
+
+    def add_margin(self, key: PositionKey, amount: float) -> Refusal | None:
+        """Move cash into (negative: out of) the margin of an isolated position.
+
+        At most margin - initial margin at entry + min(0, upl) comes out (recorded DEMO-REDUCIBLE-1..3, code 59301).
+        Raises InputError where there is no such position.
+        """
+        position = self.account.positions.get(key)
+        if position is None or key.margin_mode != "isolated":
+            raise InputError(f"add_margin: no isolated position {key.symbol} {key.side}")
+        if not math.isfinite(amount):
+            raise InputError(f"add_margin: expected a finite amount, found {amount!r}")
+        currency = position.currency
+        free = min(self.available(currency), self.account.balance(currency))
+        if amount > free:
+            return Refusal("insufficient cash to add as margin", amount - free, currency)
+        reducible = self.reducible_margin(key)
+        if -amount > reducible:
+            reason = f"at most {reducible:,.10g} {currency} of margin can be taken out (59301)"
+            return Refusal(reason, -amount - reducible, currency)
+        self.account.apply(Entry(self.market.time, EntryKind.TRANSFER, currency, cash=-amount, margin=amount, key=key,
+                                 note="margin added" if amount > 0 else "margin taken out"))
+        return None
+
+    def reducible_margin(self, key: PositionKey) -> float:
+        """How much margin may leave an isolated position now."""
+        position = self.account.positions[key]
+        if position.instrument.is_option:
+            short = options.short_contracts(self.account.positions.values(), (), position.instrument.family)
+            rows = options.charge(position, self.market, self.rules, short)
+            return max(0.0, position.margin - sum(float(row.initial) for row in rows))
+        upl = float(position.unrealised(self.market))
+        return max(0.0, position.margin - position.initial_at_entry() + min(0.0, upl))
 
     def deposit(self, currency: str, amount: float) -> None:
         """Money from (or, negative, to) outside. What positions and orders use cannot be withdrawn: InputError."""
@@ -265,6 +317,7 @@ class MarginEngine:
 
     def _move(self, market: Market) -> None:
         self.market = market
+        self._references.note(self.account, market, self.strict)
         rules = self.book.as_of(market.time, self.extrapolate)  # type: ignore[arg-type]
         if rules is not self.rules:
             self.evidence()
@@ -324,31 +377,83 @@ class MarginEngine:
         return high
 
     def _accrue(self, start: int, end: int) -> bool:
-        """Funding due in (start, end], at the present marks (section 8: value at the mark). True: something moved."""
-        if end <= start or not self.account.positions:
+        """What the clock brings in (start, end], at the present prices: funding, deleveraging, delivery, in the order
+        of their times. True: something moved."""
+        if end <= start or not (self.account.positions or self.account.orders):
             return False
-        due: list[tuple[int, PositionKey, float]] = []
-        for position in list(self.account.positions.values()):
-            if position.instrument.kind not in (Kind.LINEAR_SWAP, Kind.INVERSE_SWAP):
-                continue
-            symbol = position.symbol
-            hours = self.rules.funding(symbol).interval_hours
-            for time, rate in settlements(self.funding.get(symbol), hours, start, end):
-                self.funding_due[symbol] += 1
-                if rate is not None:
-                    due.append((time, position.key, rate))
-                elif self.strict:
-                    raise MissingPrice(f"strict: {symbol} has no funding rate at {time}; supply one")
-                else:
-                    self.funding_missed[symbol] += 1
-        for time, key, rate in sorted(due):
-            held = self.account.positions.get(key)
-            if held is None:
-                continue
+        due = due_events(self.account, self.funding, self.deleveraging, self.rules, start, end)
+        for time, _, key, cause in due:
+            if cause is None or isinstance(cause, float):
+                self._fund(time, key, cause)
+            elif isinstance(cause, Deleveraging):
+                self._deleverage(time, key, cause)
+            else:
+                self._settle(time, cause)
+        return bool(due)
+
+    def _fund(self, time: int, key: PositionKey, rate: float | None) -> None:
+        symbol, held = key.symbol, self.account.positions.get(key)
+        self.funding_due[symbol] += 1
+        if rate is None:
+            if self.strict:
+                raise MissingPrice(f"strict: {symbol} has no funding rate at {time}; supply one")
+            self.funding_missed[symbol] += 1
+        elif held is not None:
             for entry in funding_entries(self.account, held, rate, time, self.market, self.rules):
                 self.account.apply(entry)
-            self._settle_cash(held.instrument.settle, 0.0)
-        return bool(due)
+            self._settle_cash(held.currency, 0.0)
+
+    def _deleverage(self, time: int, key: PositionKey, cause: Deleveraging) -> None:
+        position = self.account.positions.get(key)
+        if position is None:
+            return
+        size = position.instrument.floor(-position.size * cause.share)
+        if not size:
+            return
+        report, price = self.assess(), float(self.market.mark(key.symbol))
+        trade = deleverage(self.account, position, size, price, time, self.rules)
+        self._end(position, time, report)
+        left = self.account.positions.get(key)
+        self.events.append(
+            Deleveraged(time, self._pool_of(position), report, key, size, price, trade.pnl, trade.fee, 0.0,
+                        left.size if left else 0.0, cause.share)
+        )
+
+    def _settle(self, time: int, instrument: Instrument) -> None:
+        """Deliver every position of an expiring contract; its orders are cancelled (rule book section 11)."""
+        symbol = instrument.symbol
+        report = self.assess()
+        orders = tuple(order.id for order in self.account.orders.values() if order.symbol == symbol)
+        self._cancel(instrument.settle, orders, report, None, "the contract has expired", time)
+        held = [position for _, position in sorted(self.account.positions.items()) if position.symbol == symbol]
+        if not held:
+            return
+        price = self._references.average(instrument, self.rules.delivery.average_minutes, self.market)
+        for position in held:
+            trade = settle(self.account, position, price, time, self.market, self.rules)
+            self._end(position, time, report)
+            self.events.append(
+                Settled(time, self._pool_of(position), report, position.key, trade.size, trade.price, trade.pnl,
+                        trade.fee, 0.0, 0.0)
+            )
+
+    def _cancel(self, pool: str, orders: tuple[int, ...], report: AccountReport, margin_ratio: float | None,
+                reason: str, time: int) -> None:
+        for order_id in orders:
+            self.account.withdraw(order_id)
+        if orders:
+            self.events.append(OrdersCancelled(time, pool, report, orders, margin_ratio, reason))
+
+    def _end(self, position: Position, time: int, report: AccountReport) -> None:
+        """After a close nobody asked for: margin left goes back to cash, a debt is refunded."""
+        name = self._pool_of(position)
+        paid = settle_isolated(self.account, position.key, time, True)
+        notional = float(position.notional(self.market))
+        self._bankrupt(name, position, paid, notional, report)
+        self._settle_cash(position.currency, notional, name)
+
+    def _pool_of(self, position: Position) -> str:
+        return pool_name(position) if position.margin_mode == "isolated" else position.currency
 
     # -- risk control -------------------------------------------------------------------------------------------
 
@@ -400,11 +505,8 @@ class MarginEngine:
                 report = self.assess()
                 for reduction in reductions:
                     if isinstance(reduction, CancelOrders):
-                        for order_id in reduction.orders:
-                            self.account.withdraw(order_id)
-                        self.events.append(
-                            OrdersCancelled(self.market.time, name, report, reduction.orders, self._ratio(pool))
-                        )
+                        self._cancel(name, reduction.orders, report, self._ratio(pool), BEFORE_LIQUIDATION,
+                                     self.market.time)
                     else:
                         self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
                         closed.append(reduction.key)
@@ -421,18 +523,19 @@ class MarginEngine:
     def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: AccountReport) -> None:
         position = self.account.positions[key]
         price = float(self.market.mark(key.symbol)) * (1 + math.copysign(self.slippage, size))
-        trade = force(self.account, position, size, price, self.market.time, self.rules)
+        trade = force(self.account, position, size, price, self.market, self.rules)
         left = self.account.positions.get(key)
         remaining = left.size if left is not None else 0.0
         self.events.append(
-            Reduced(self.market.time, name, report, key, size, price, trade.pnl, trade.fee, trade.penalty,
-                    self._ratio(pool), step, remaining)
+            Reduced(self.market.time, name, report, key, size, price, trade.pnl, trade.fee, trade.penalty, remaining,
+                    self._ratio(pool), step)
         )
         notional = float(position.instrument.notional(size, price))
         if remaining == 0.0:
-            paid = settle_isolated(self.account, key, self.market.time, self.rules)
+            back = self.rules.liquidation.surplus == "returned"  # inferred: no record has a surplus
+            paid = settle_isolated(self.account, key, self.market.time, back)
             self._bankrupt(name, position, paid, notional, report)
-        self._settle_cash(position.instrument.settle, notional, name)
+        self._settle_cash(position.currency, notional, name)
 
     def _ratio(self, pool: Pool) -> float:
         judgement = judge(pool, self.market, self.rules)
@@ -444,7 +547,7 @@ class MarginEngine:
 
     def _bankrupt(self, pool: str, position: Position, paid: float, notional: float, report: AccountReport) -> None:
         if paid > DUST * notional:
-            self.events.append(Bankrupt(self.market.time, pool, report, position.instrument.settle, paid))
+            self.events.append(Bankrupt(self.market.time, pool, report, position.currency, paid))
 
     def _settle_cash(self, currency: str, notional: float, pool: str = "") -> None:
         """A negative balance without positions behind it is refunded to zero by the insurance fund."""
@@ -460,7 +563,7 @@ class MarginEngine:
         report: AccountReport | None = None
         self._warned &= {pool.name for pool, _ in judged}
         for pool, judgement in judged:
-            away = distance(pool, judgement, self.market)
+            away = distance(pool, judgement, self.market, self.rules)
             if away is not None and (self._low_distance is None or away < self._low_distance):
                 self._low_distance = away
             now = ratio(float(judgement.equity), float(judgement.requirement))
@@ -481,7 +584,7 @@ class MarginEngine:
     def _leverage_refusal(self, order: Order) -> Refusal | None:
         """An order with another leverage than its position changes the setting first, as setting it would."""
         position = self.account.positions.get(order.key)
-        if position is None or order.closes or order.instrument.is_spot or order.leverage == position.leverage:
+        if position is None or order.closes or order.is_cash or order.leverage == position.leverage:
             return None
         if order_rules.opening(self.account, order) <= 0:
             return None
@@ -502,13 +605,15 @@ class MarginEngine:
         return Fill(order.sign * closes, order.sign * opens, price, pnl, closed_fee, opened_fee)
 
     def _fee(self, order: Order, size: float, price: float, maker: bool) -> float:
-        kind = "swap" if order.instrument.kind in (Kind.LINEAR_SWAP, Kind.INVERSE_SWAP) else "future"
-        row = self.rules.fees(kind)
-        return float(order.instrument.notional(size, price)) * (row.maker if maker else row.taker)
+        row = self.rules.fees(FEE_KIND[order.instrument.kind])
+        rate = row.maker if maker else row.taker
+        if order.instrument.is_option:
+            return float(options.trading_fee(order.instrument, size, price, rate, self.market, self.rules))
+        return float(order.instrument.notional(size, price)) * rate
 
     def _close(self, position: Position, order: Order, size: float, price: float, maker: bool) -> tuple[float, float]:
         """A partial close frees the same share of the margin; profit and fee meet cash (DEMO-CASHFLOW-PARTIAL)."""
-        instrument, settle = position.instrument, position.instrument.settle
+        instrument, settle = position.instrument, position.currency
         time, key = self.market.time, position.key
         pnl = float(instrument.pnl(position.sign * size, position.entry_price, price))
         fee = self._fee(order, size, price, maker)
@@ -518,7 +623,8 @@ class MarginEngine:
             freed = position.margin if whole else position.margin * size / abs(position.size)
             self.account.apply(Entry(time, EntryKind.TRANSFER, settle, cash=freed, margin=-freed, key=key,
                                      order=order.id, note="margin freed"))
-        self.account.apply(Entry(time, EntryKind.TRADE, settle, cash=pnl, key=key, size=order.sign * size,
+        flow = -order.sign * float(instrument.notional(size, price)) if instrument.payoff.upfront else pnl
+        self.account.apply(Entry(time, EntryKind.TRADE, settle, cash=flow, key=key, size=order.sign * size,
                                  price=price, order=order.id))
         return pnl, fee
 
@@ -526,15 +632,27 @@ class MarginEngine:
         """Isolated takes margin + fee from cash, cross only the fee (recorded item 25)."""
         instrument, settle = order.instrument, order.instrument.settle
         time, key = self.market.time, order.key
-        self.account.apply(Entry(time, EntryKind.TRADE, settle, key=key, instrument=instrument,
+        premium = -order.sign * float(instrument.notional(size, price)) if instrument.payoff.upfront else 0.0
+        self.account.apply(Entry(time, EntryKind.TRADE, settle, cash=premium, key=key, instrument=instrument,
                                  size=order.sign * size, price=price, leverage=order.leverage, order=order.id))
         if order.margin_mode == "isolated":
-            margin = float(instrument.notional(size, price)) / order.leverage
+            margin = self._posted(order, size, price)
             self.account.apply(Entry(time, EntryKind.TRANSFER, settle, cash=-margin, margin=margin, key=key,
                                      order=order.id, note="margin posted"))
         fee = self._fee(order, size, price, maker)
         self.account.apply(Entry(time, EntryKind.FEE, settle, cash=-fee, key=key, price=price, order=order.id))
         return fee
+
+    def _posted(self, order: Order, size: float, price: float) -> float:
+        """What an isolated position posts: value over leverage; a short option its initial margin at the mark
+        (recorded: ISO-OPTION-SHORT-CALL-20240711), a long one nothing."""
+        if not order.instrument.is_option:
+            return float(order.instrument.notional(size, price)) / order.leverage
+        if order.side == "buy":
+            return 0.0
+        held = self.account.positions.values()
+        short = options.short_contracts(held, (), order.instrument.family)
+        return size * float(options.short_initial(order.instrument, self.market, self.rules, short))
 
     def _spot(self, order: Order, price: float, maker: bool, fee: float | None) -> Fill:
         """Coins change hands; the fee comes out of what is received, in whole lots (rule book section 10).
@@ -571,4 +689,4 @@ class MarginEngine:
         return Fill(-size, 0.0, price, 0.0, charged, 0.0)
 
 
-__all__ = ["Fill", "ForcedTrade", "MarginEngine", "Refusal"]
+__all__ = ["Deleveraging", "Fill", "MarginEngine", "Refusal"]

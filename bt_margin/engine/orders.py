@@ -13,7 +13,7 @@ from bt_margin.model.assessment import OrderReport
 from bt_margin.model.market import Market
 from bt_margin.modes.assess import order_report
 from bt_margin.modes.base import judge
-from bt_margin.modes.cross import CROSS, reserved, spent_currency
+from bt_margin.modes.cross import CROSS, reserved
 from bt_margin.modes.valuation import opening_parts, order_loss, order_price, taker
 from bt_margin.rules.book import Rules
 
@@ -33,7 +33,10 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
     order = replace(order, size=order.instrument.floor(order.size))
     if order.size <= 0:
         return Refusal(f"size is below one lot of {order.instrument.lot:g}")
-    if order.instrument.is_spot:
+    expiry = order.instrument.expiry_ms
+    if expiry is not None and market.time >= expiry:
+        return Refusal(f"{order.symbol} has expired")
+    if order.is_cash:
         return _funds(account, order, market, rules)
     if order.closes:
         position = account.positions.get(order.key)
@@ -54,6 +57,8 @@ def opening(account: Account, order: Order) -> float:
 
 def _within_tiers(account: Account, order: Order, rules: Rules) -> Refusal | None:
     """Position + same-side opening orders + this order may not exceed what the leverage allows (51004)."""
+    if order.instrument.is_option:
+        return None  # sellers' tiers raise the margin factor instead
     tiers = rules.tiers(order.symbol)
     if order.leverage > tiers.max_leverage:
         return Refusal(
@@ -98,7 +103,7 @@ def headroom(account: Account, order: Order | None, market: Market, rules: Rules
     free = float(judgement.equity) - float(judgement.initial)
     if order is None:
         return free
-    if rules.orders.order_loss and order.margin_mode == "cross":
+    if rules.orders.order_loss and order.margin_mode == "cross" and not order.instrument.is_option:
         part = opening(account, order)
         if part > 0:
             free -= float(order_loss(replace(order, size=part), market))
@@ -107,26 +112,26 @@ def headroom(account: Account, order: Order | None, market: Market, rules: Rules
         fees = sum(
             float(o.instrument.notional(o.size, order_price(o, market))) * taker(o.instrument, rules)
             for o in pool.orders
-            if o.margin_mode == "isolated"
+            if o.margin_mode == "isolated" and not o.instrument.is_option
         )
         free = min(free, pool.cash - float(spot) - float(isolated) - fees)
     return free
 
 
 def _funds(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    currency = spent_currency(order)
+    currency = order.currency
     free = headroom(account, order, market, rules, currency)
     tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
     if free >= -tolerance or opening_is_free(account, order):
         return order
     largest = largest_affordable(account, order, market, rules)
-    what = f"{currency} to give" if order.instrument.is_spot else f"free margin in {currency}"
+    what = f"{currency} to give" if order.is_cash else f"free margin in {currency}"
     return Refusal(f"insufficient {what} (51008)", -free, currency, largest)
 
 
 def opening_is_free(account: Account, order: Order) -> bool:
     """True for derivative orders that only reduce."""
-    return not order.instrument.is_spot and opening(account, order) <= 0
+    return not order.is_cash and opening(account, order) <= 0
 
 
 def largest_affordable(account: Account, order: Order, market: Market, rules: Rules) -> float:
@@ -135,19 +140,19 @@ def largest_affordable(account: Account, order: Order, market: Market, rules: Ru
     Found by bisection over the check itself, so that it holds for every rule the check holds for.
     Recorded DEMO-MAX-SIZE-1..6, DEMO-LEVERAGE-LIMIT-5.
     """
-    currency = spent_currency(order)
+    currency = order.currency
     instrument = order.instrument
 
     def fits(size: float) -> bool:
         trial = replace(order, size=size)
-        if not instrument.is_spot and _within_tiers(account, trial, rules) is not None:
+        if not order.is_cash and _within_tiers(account, trial, rules) is not None:
             return False
         return headroom(account, trial, market, rules, currency) >= -1e-9 * max(
             1.0, abs(account.balance(currency))
         )
 
     low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
-    if not instrument.is_spot:
+    if not order.is_cash and not instrument.is_option:
         ceiling = rules.tiers(order.symbol).max_size(order.leverage) * 2
     else:
         ceiling = 1e18

@@ -7,12 +7,19 @@ does not move; a partial step frees no margin. Cross: out of cash. A negative re
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from bt_margin.model.account import Account, Position
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
+from bt_margin.model.market import Market
+from bt_margin.modes import options
 from bt_margin.modes.valuation import penalty_rate, taker
+from bt_margin.risk import black
 from bt_margin.rules.book import Rules
+
+FRIDAY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,43 +34,99 @@ class ForcedTrade:
     penalty: float
 
 
-def force(account: Account, position: Position, size: float, price: float, time: int, rules: Rules) -> ForcedTrade:
-    """Close `size` (signed change) of a position at `price` and book profit, fee and penalty."""
-    instrument, settle = position.instrument, position.instrument.settle
-    notional = float(instrument.notional(size, price))
-    pnl = float(instrument.pnl(-size, position.entry_price, price))
-    fee = notional * taker(instrument, rules)
-    penalty = notional * penalty_rate(position.symbol, size, rules)
-    isolated = position.margin_mode == "isolated"
+def force(account: Account, position: Position, size: float, price: float, market: Market,
+          rules: Rules) -> ForcedTrade:
+    """Close `size` (signed change) of a position at `price` and book profit, fee and penalty.
 
+    Short options: the fee is capped by a share of the mark value, the penalty is the maintenance margin beyond the
+    mark (the fees page charges the position's maintenance rate; on what base is inferred).
+    """
+    instrument = position.instrument
+    notional = float(instrument.notional(size, price))
+    if instrument.is_option:
+        row, coins = rules.option(instrument.base), abs(size) * instrument.contract_size
+        worth = coins * float(options.coin_value(instrument, market))
+        fee = row.liquidation_fee(worth, notional, taker(instrument, rules))
+        short = options.short_contracts(account.positions.values(), (), instrument.family)
+        maintenance = float(options.short_maintenance(instrument, market, rules, short)) * abs(size)
+        penalty = max(0.0, maintenance - float(instrument.notional(size, market.mark(position.symbol))))
+    else:
+        fee = notional * taker(instrument, rules)
+        penalty = notional * penalty_rate(position.symbol, size, rules)
+    return _book(account, position, size, price, market.time, fee, penalty, EntryKind.TRADE, "forced")
+
+
+def settle(account: Account, position: Position, index: float, time: int, market: Market, rules: Rules) -> ForcedTrade:
+    """Deliver an expiring contract at the averaged `index` (rule book section 11); all in cash, no penalty.
+
+    A future closes at the index. An option pays its intrinsic value: in the coin (over the index) where it settles in
+    the coin; only an exercise pays a fee, and none the dailies that do not expire on a Friday.
+    """
+    instrument = position.instrument
+    if not instrument.is_option:
+        fee = float(instrument.notional(position.size, index)) * rules.delivery.fee
+        return _book(account, position, -position.size, index, time, fee, 0.0, EntryKind.SETTLEMENT, "delivery")
+    coin = instrument.settle == instrument.base
+    paid = float(black.intrinsic(instrument.terms.right, index, instrument.terms.strike)) / (index if coin else 1.0)
+    coins = abs(position.size) * instrument.contract_size
+    fee = 0.0
+    if paid > 0 and datetime.fromtimestamp((instrument.expiry_ms or 0) / 1000, UTC).weekday() == FRIDAY:
+        worth = coins * (1.0 if coin else index)
+        fee = rules.option(instrument.base).exercise_fee(worth, coins * paid, taker(instrument, rules))
+    return _book(account, position, -position.size, paid, time, fee, 0.0, EntryKind.SETTLEMENT, "delivery")
+
+
+def deleverage(account: Account, position: Position, size: float, price: float, time: int,
+               rules: Rules) -> ForcedTrade:
+    """Auto-deleveraging: a share of a position is closed at the mark like an ordinary close, no loss shared
+    afterwards (rule book section 7). An isolated position gets the same share of its margin back."""
+    fee = float(position.instrument.notional(size, price)) * rules.liquidation.deleveraging_fee
+    freed = -position.margin * size / position.size if size != -position.size else 0.0
+    trade = _book(account, position, size, price, time, fee, 0.0, EntryKind.TRADE, "deleveraging")
+    if freed:
+        # profit and fee have met the margin; what the closed share stood for leaves with them
+        out = freed + trade.pnl - trade.fee
+        account.apply(Entry(time, EntryKind.TRANSFER, position.currency, cash=out, margin=-out,
+                            key=position.key, note="margin freed"))
+    return trade
+
+
+def _book(account: Account, position: Position, size: float, price: float, time: int, fee: float, penalty: float,
+          closing: EntryKind, note: str) -> ForcedTrade:
+    """Fee, penalty, profit: out of (into) the margin of an isolated position, the cash of a cross one."""
+    currency, isolated = position.currency, position.margin_mode == "isolated"
+    pnl = float(position.instrument.pnl(-size, position.entry_price, price))
+    flow = pnl
+    if position.instrument.payoff.upfront:  # the price itself is paid
+        flow = -math.copysign(float(position.instrument.notional(size, price)), size)
     for kind, amount, fund, change in (
         (EntryKind.FEE, -fee, 0.0, 0.0),
         (EntryKind.PENALTY, -penalty, penalty, 0.0),
-        (EntryKind.TRADE, pnl, 0.0, size),
+        (closing, flow, 0.0, size),
     ):
+        if kind is EntryKind.PENALTY and not penalty:
+            continue
         cash, margin = (0.0, amount) if isolated else (amount, 0.0)
         account.apply(
-            Entry(time, kind, settle, cash, margin, fund, position.key, size=change, price=price, note="forced")
+            Entry(time, kind, currency, cash, margin, fund, position.key, size=change, price=price, note=note)
         )
     return ForcedTrade(position.key, size, price, pnl, fee, penalty)
 
 
-def settle_isolated(account: Account, key: PositionKey, time: int, rules: Rules) -> float:
+def settle_isolated(account: Account, key: PositionKey, time: int, back: bool) -> float:
     """After a whole close: bring the posted margin to zero. Returns what the insurance fund paid.
 
-    A deficit is refunded (recorded). A surplus goes back to cash, or to the fund, as the rule table says
-    (`surplus`, inferred: no record covers it).
+    A deficit is refunded (recorded). A surplus goes `back` to cash, else to the fund.
     """
     position = account.positions.get(key)
     if position is None or position.size:
         return 0.0
-    rest, settle = position.margin, position.instrument.settle
+    rest, currency = position.margin, position.currency
     if rest < 0:
-        account.apply(Entry(time, EntryKind.CLAWBACK, settle, margin=-rest, fund=rest, key=key))
+        account.apply(Entry(time, EntryKind.CLAWBACK, currency, margin=-rest, fund=rest, key=key))
         return -rest
-    back = rules.liquidation.surplus == "returned"
     account.apply(
-        Entry(time, EntryKind.TRANSFER, settle, cash=rest if back else 0.0, margin=-rest,
+        Entry(time, EntryKind.TRANSFER, currency, cash=rest if back else 0.0, margin=-rest,
               fund=0.0 if back else rest, key=key, note="surplus of a forced close")
     )
     return 0.0
@@ -72,7 +135,7 @@ def settle_isolated(account: Account, key: PositionKey, time: int, rules: Rules)
 def settle_cash(account: Account, currency: str, time: int) -> float:
     """A currency that holds no cross position may not stay negative. Returns what the insurance fund paid."""
     rest = account.balance(currency)
-    if rest >= 0 or any(p.instrument.settle == currency for p in account.held("cross")):
+    if rest >= 0 or any(p.currency == currency for p in account.held("cross")):
         return 0.0
     account.apply(Entry(time, EntryKind.CLAWBACK, currency, cash=-rest, fund=rest))
     return -rest

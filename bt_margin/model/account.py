@@ -44,6 +44,39 @@ class Position:
     def sign(self) -> int:
         return 1 if self.size > 0 else -1
 
+    @property
+    def currency(self) -> str:
+        """What the position's money is in: its settlement currency."""
+        return self.instrument.settle
+
+    @property
+    def plain(self) -> bool:
+        """True where value and requirement are straight lines of the mark with the payoff's slope."""
+        return not self.instrument.payoff.upfront
+
+    def value(self, market: Market) -> Number:
+        """What it is worth to the account beyond its posted margin: its unrealised profit; an option its mark."""
+        if self.instrument.payoff.upfront:
+            return self.sign * self.notional(market)
+        return self.unrealised(market)
+
+    def backing(self, market: Market) -> Number:
+        """What it adds to the numerator of its pool's margin ratio: its unrealised profit; an option nothing.
+
+        A short option's debt is in its maintenance margin, a long one backs nothing: recorded for isolated shorts
+        (ISO-OPTION-SHORT-CALL-20240711), by the same logic in cross (rule book 3.3, 16.6b: derived).
+        """
+        return 0.0 if self.instrument.payoff.upfront else self.unrealised(market)
+
+    def slopes(self, rate: float) -> tuple[float, float]:
+        """How backing and requirement (exposure x `rate`) change with x, the payoff's straight variable of the mark."""
+        units = self.size * self.instrument.contract_size
+        return self.instrument.payoff.slope * units, abs(units) * rate
+
+    def straight(self, price: float) -> float:
+        """x at a mark; its own inverse."""
+        return float(self.instrument.payoff.straight(price))
+
     def notional(self, market: Market) -> Number:
         """Value at the mark, in the settlement currency."""
         return self.instrument.notional(self.size, market.mark(self.symbol))
@@ -55,6 +88,32 @@ class Position:
     def initial_at_entry(self) -> float:
         """Initial margin at the entry price: what isolated margin posts when it opens."""
         return float(self.instrument.notional(self.size, self.entry_price)) / self.leverage
+
+    def reduced(self, size: float) -> Position | None:
+        """What is left after `size` (signed change) came off: a what-if, not a booking."""
+        left = self.instrument.snap(self.size + size)
+        return replace(self, size=left) if left else None
+
+    def contents(self) -> Iterator[tuple[str, float]]:
+        """What of the account's money is in the position, by currency."""
+        yield self.currency, self.margin
+
+    def after(self, entry: Entry) -> Position | None:
+        """The position once an entry is booked, None when nothing is left of it."""
+        size, price = self.size, self.entry_price
+        if entry.size:
+            before, size = size, self.instrument.snap(size + entry.size)
+            if before * size < 0:
+                raise NotConserved(f"ledger: one trade may not flip a position: {entry}")
+            if abs(size) > abs(before):
+                unit = self.instrument.contract_size
+                price = self.instrument.payoff.average(abs(before) * unit, price, abs(entry.size) * unit, entry.price)
+        margin = self.margin + entry.margin
+        if size == 0.0 and margin == 0.0:
+            return None
+        realised = self.realised + (entry.total if entry.kind in _REALISES else 0.0)
+        return replace(self, size=size, entry_price=price, margin=margin, leverage=entry.leverage or self.leverage,
+                       realised=realised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +132,8 @@ class Order:
     position_side: str = "net"
     leverage: float = 1.0
     reduce_only: bool = False
+    margin_currency: str = ""  # spot margin: what collateral is posted in
+    reverse: bool = False  # spot margin: what is left of the order after closing opens the other side
 
     @property
     def symbol(self) -> str:
@@ -83,6 +144,19 @@ class Order:
         return 1 if self.side == "buy" else -1
 
     @property
+    def is_cash(self) -> bool:
+        """True for coins that change hands without any margin."""
+        return self.margin_mode == "cash"
+
+    @property
+    def currency(self) -> str:
+        """The currency the order takes: its settlement or margin currency; in cash what it gives away."""
+        instrument = self.instrument
+        if self.is_cash:
+            return instrument.quote if self.side == "buy" else instrument.base
+        return self.margin_currency or instrument.settle
+
+    @property
     def key(self) -> PositionKey:
         return PositionKey(self.instrument.symbol, self.margin_mode, self.position_side)
 
@@ -90,6 +164,9 @@ class Order:
     def closes(self) -> bool:
         """True when the order can only reduce: reduce-only, or against its side in hedge mode."""
         return self.reduce_only or (self.position_side, self.side) in (("long", "sell"), ("short", "buy"))
+
+
+_REALISES = (EntryKind.TRADE, EntryKind.FEE, EntryKind.FUNDING, EntryKind.PENALTY, EntryKind.SETTLEMENT)
 
 
 class Account:
@@ -133,15 +210,15 @@ class Account:
         if position.key in self.positions:
             raise InputError(f"positions: {position.symbol} {position.margin_mode} {position.side} is there twice")
         self.positions[position.key] = position
-        if position.margin:
-            settle = position.instrument.settle
-            self.opening[settle] = self.opening.get(settle, 0.0) + position.margin
+        for currency, amount in position.contents():
+            if amount:
+                self.opening[currency] = self.opening.get(currency, 0.0) + amount
 
     def apply(self, entry: Entry) -> None:
         """Book an entry: cash, contracts, isolated margin and the fund, all or nothing."""
-        if not all(math.isfinite(x) for x in (entry.cash, entry.margin, entry.fund, entry.size, entry.price)):
+        if not all(math.isfinite(x) for x in (entry.total, entry.fund, entry.size, entry.price)):
             raise NotConserved(f"ledger: an amount is not finite in {entry}")
-        if entry.kind is EntryKind.TRANSFER and entry.cash + entry.margin + entry.fund != 0.0:
+        if entry.kind is EntryKind.TRANSFER and entry.total + entry.fund != 0.0:
             raise NotConserved(f"ledger: a transfer does not sum to zero: {entry}")
         if entry.key is not None:
             self._apply_to_position(entry.key, entry)
@@ -152,42 +229,23 @@ class Account:
         self.ledger.append(entry)
 
     def _apply_to_position(self, key: PositionKey, entry: Entry) -> None:
-        position = self.positions.get(key)
+        position = self.positions.get(key) or entry.opens
         if position is None:
             if entry.kind is not EntryKind.TRADE or entry.instrument is None or entry.leverage <= 0:
                 raise NotConserved(f"ledger: no position {key} for {entry}")
             position = Position(entry.instrument, key.margin_mode, key.side, 0.0, entry.price, entry.leverage)
-        size, price = position.size, position.entry_price
-        if entry.size:
-            before, size = size, position.instrument.snap(size + entry.size)
-            if before * size < 0:
-                raise NotConserved(f"ledger: one trade may not flip a position: {entry}")
-            if abs(size) > abs(before):
-                unit = position.instrument.contract_size
-                price = position.instrument.payoff.average(
-                    abs(before) * unit, price, abs(entry.size) * unit, entry.price
-                )
-        realised = position.realised
-        if entry.kind in (EntryKind.TRADE, EntryKind.FEE, EntryKind.FUNDING, EntryKind.PENALTY):
-            realised += entry.total
-        margin = position.margin + entry.margin
-        if size == 0.0 and margin == 0.0:
+        after = position.after(entry)
+        if after is None:
             self.positions.pop(key, None)
-            return
-        self.positions[key] = replace(
-            position,
-            size=size,
-            entry_price=price,
-            margin=margin,
-            leverage=entry.leverage or position.leverage,
-            realised=realised,
-        )
+        else:
+            self.positions[key] = after
 
     def conservation_gap(self) -> dict[str, float]:
         """Opening balances + all entries - closing balances, per currency: zero up to rounding."""
         closing: dict[str, list[float]] = {currency: [amount] for currency, amount in self.balances.items()}
         for position in self.positions.values():
-            closing.setdefault(position.instrument.settle, []).append(position.margin)
+            for currency, amount in position.contents():
+                closing.setdefault(currency, []).append(amount)
         flows: dict[str, list[float]] = {currency: [amount] for currency, amount in self.opening.items()}
         for entry in self.ledger:
             flows.setdefault(entry.currency, []).append(entry.total)

@@ -97,6 +97,15 @@ class PositionReport:
     gamma: float
     vega: float
     theta: float
+    delta_pa: float = 0.0
+    gamma_pa: float = 0.0
+    vega_pa: float = 0.0
+    theta_pa: float = 0.0
+    option_value: float = 0.0
+    margin_currency: str = ""  # spot margin, as are the next three
+    assets: float = 0.0
+    liability: float = 0.0
+    interest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,15 +30,16 @@ class Warned(Event):
 
 @dataclass(frozen=True, slots=True)
 class OrdersCancelled(Event):
-    """Orders that add risk were cancelled before liquidation."""
+    """The venue cancelled orders: those that add risk before a liquidation, those of a contract that expired."""
 
     orders: tuple[int, ...]
-    margin_ratio: float
+    margin_ratio: float | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Reduced(Event):
-    """A forced order closed part of a pool's exposure; the pool goes on."""
+class Forced(Event):
+    """A trade nobody asked for. Money in the settlement currency, fee and penalty positive."""
 
     key: PositionKey
     size: float  # signed change in contracts
@@ -46,9 +47,27 @@ class Reduced(Event):
     pnl: float
     fee: float
     penalty: float
+    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced(Forced):
+    """A forced order of a liquidation closed part of a pool's exposure, or the last of it."""
+
     margin_ratio: float
     step: str
-    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class Deleveraged(Forced):
+    """A scripted auto-deleveraging took a share of a position, at the mark."""
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Forced):
+    """An expiring contract was delivered: closed at the average of the index before its expiry."""
 
 
 @dataclass(frozen=True, slots=True)

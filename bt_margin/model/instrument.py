@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
@@ -103,13 +104,45 @@ class Instrument:
         return self.kind is Kind.SPOT
 
     @property
+    def is_option(self) -> bool:
+        return self.kind is Kind.OPTION
+
+    @cached_property
+    def terms(self) -> SymbolParts:
+        """The symbol, taken apart: expiry, strike, right."""
+        return parse(self.symbol)
+
+    @property
+    def is_swap(self) -> bool:
+        return self.kind in (Kind.LINEAR_SWAP, Kind.INVERSE_SWAP)
+
+    @property
+    def pair(self) -> str:
+        """The pair whose index the contract follows."""
+        return f"{self.base}/{self.quote}"
+
+    @cached_property
+    def family(self) -> str:
+        """What shares a position tier in cross: a swap alone, all expiries of a future together (recorded item 15)."""
+        stem, _, rest = self.symbol.partition("-")
+        return stem if not rest else f"{stem}-*-*" if self.is_option else f"{stem}-*"
+
+    @cached_property
+    def expiry_ms(self) -> int | None:
+        """When it is delivered (ms UTC): 08:00 of the day in the symbol (rule book section 11); None: never."""
+        expiry = parse(self.symbol).expiry if is_symbol(self.symbol) else ""
+        if not expiry:
+            return None
+        return int(datetime.strptime(f"{expiry}08", "%y%m%d%H").replace(tzinfo=UTC).timestamp()) * 1000
+
+    @property
     def payoff(self) -> Payoff:
         """What a position pays. Raises NotSupported for products that are not built yet."""
         payoff = PAYOFFS[self.kind]
         if payoff is None:
             raise NotSupported(
                 f"{self.symbol}: {self.kind} contracts are not built yet; "
-                "spot pairs and linear perpetual swaps are. Leave the symbol out."
+                "spot pairs, swaps and futures are. Leave the symbol out."
             )
         return payoff
 
@@ -166,21 +199,42 @@ class Payoff:
     notional: Callable[[Any, Any], Any]  # (units, price) -> value in the settlement currency
     pnl: Callable[[Any, Any, Any], Any]  # (signed units, entry, price) -> profit in the settlement currency
     average: Callable[[float, float, float, float], float]  # (units0, entry0, units1, price1) -> entry
+    straight: Callable[[Any], Any]  # price -> x, in which notional and profit are straight lines; its own inverse
+    slope: float  # of the profit of one unit in x: 1 or -1
+    delta: Callable[[Any, Any], Any]  # (signed units, price) -> coins of the underlying
+    dearest: Callable[[str, Any, Any], Any]  # (side, limit, mark) -> the price at which a limit would cost most
+    upfront: bool = False  # the price itself changes hands: an option's premium
 
 
 _LINEAR = Payoff(
     notional=lambda units, price: units * price,
     pnl=lambda units, entry, price: units * (price - entry),
     average=lambda u0, e0, u1, p1: (u0 * e0 + u1 * p1) / (u0 + u1),
+    straight=lambda price: price,
+    slope=1.0,
+    delta=lambda units, price: units,
+    dearest=lambda side, limit, mark: np.maximum(limit, mark) if side == "sell" else limit,
 )
 
+_INVERSE = Payoff(  # units in USD, money in the coin
+    notional=lambda units, price: units / price,
+    pnl=lambda units, entry, price: units / entry - units / price,
+    average=lambda u0, e0, u1, p1: (u0 + u1) / (u0 / e0 + u1 / p1),
+    straight=lambda price: 1.0 / price,
+    slope=-1.0,
+    delta=lambda units, price: units / price,
+    dearest=lambda side, limit, mark: np.minimum(limit, mark) if side == "buy" else limit,
+)
+
+_PREMIUM = replace(_LINEAR, upfront=True, dearest=lambda side, limit, mark: limit)  # units in coins of the underlying
+
 PAYOFFS: dict[Kind, Payoff | None] = {
-    # Source of the linear row: rule book section 1.1; reproduced by every ISO-LIN and CROSS-LIN capture.
+    # Source: rule book section 1.1; reproduced by the ISO-LIN, CROSS-LIN, ISO-INV and CROSS-INV captures.
     Kind.SPOT: _LINEAR,
     Kind.LINEAR_SWAP: _LINEAR,
-    Kind.INVERSE_SWAP: None,
-    Kind.LINEAR_FUTURE: None,
-    Kind.INVERSE_FUTURE: None,
-    Kind.OPTION: None,
+    Kind.INVERSE_SWAP: _INVERSE,
+    Kind.LINEAR_FUTURE: _LINEAR,
+    Kind.INVERSE_FUTURE: _INVERSE,
+    Kind.OPTION: _PREMIUM,
 }
 """One row per kind; None raises NotSupported, never a wrong number."""

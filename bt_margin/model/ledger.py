@@ -1,17 +1,21 @@
 """The ledger: what happened to money and contracts, one immutable entry at a time.
 
 An account is the fold of its entries. `cash` and `margin` are the changes of the currency's cash balance and of
-the isolated margin that a position holds; their sum is what the account gained. `fund` is the change of the
-insurance fund, the venue's unlimited account, which may go negative.
+the isolated margin that a position holds, `assets`, `liability` and `interest` those of a spot-margin position; what
+the account gained is cash + margin + assets - liability - interest. `fund` is the change of the insurance fund, the
+venue's unlimited account, which may go negative.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bt_margin.model.instrument import Instrument
+
+if TYPE_CHECKING:
+    from bt_margin.model.account import Position
 
 
 class EntryKind(StrEnum):
@@ -20,7 +24,11 @@ class EntryKind(StrEnum):
     FEE = "fee"  # trading fee, closing fee of a forced order
     PENALTY = "penalty"  # liquidation penalty, paid to the insurance fund
     FUNDING = "funding"
+    SETTLEMENT = "settlement"  # an expiring contract is closed at the delivery price
     TRANSFER = "transfer"  # between cash and the margin of an isolated position: sums to zero
+    BORROW = "borrow"  # spot margin: a debt begins or grows; what was borrowed is traded at once
+    REPAY = "repay"  # spot margin: what a trade brought in meets the debt
+    INTEREST = "interest"  # an hour's interest accrues, or what had accrued is deducted: moves into the liability
     CLAWBACK = "clawback"  # the insurance fund restores a negative balance to exactly zero
 
 
@@ -49,8 +57,12 @@ class Entry:
     leverage: float = 0.0  # above zero: the position's leverage setting from here on
     order: int = 0  # the order that caused it, 0 for none
     note: str = ""
+    assets: float = 0.0
+    liability: float = 0.0
+    interest: float = 0.0
+    opens: Position | None = None  # spot margin: the empty position that this entry is the first of
 
     @property
     def total(self) -> float:
         """What the account gained in `currency`."""
-        return self.cash + self.margin
+        return self.cash + self.margin + self.assets - self.liability - self.interest

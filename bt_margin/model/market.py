@@ -28,6 +28,7 @@ class Market:
     indexes: Mapping[str, Number] = field(default_factory=dict)  # by pair; "USDT/USD" for a currency
     strict: bool = False
     stand_ins: Counter[str] = field(default_factory=Counter, compare=False)
+    forwards: Mapping[str, Number] = field(default_factory=dict)  # by symbol up to the expiry: BTC/USD:BTC-250328
 
     def mark(self, symbol: str) -> Number:
         """The mark price; stands in: the last trade of the same symbol."""
@@ -47,14 +48,27 @@ class Market:
         """The index of a pair such as BTC/USDT; stands in: the spot pair, then the perpetual's mark."""
         price = self.indexes.get(pair)
         if price is None:
-            quote = pair.partition("/")[2]
-            swap = f"{pair}:{quote}"
+            swap = _swap(pair)
             price = self._stand_in(
                 pair,
                 "index",
                 ((self.lasts, pair, "last trade of the spot pair"), (self.marks, pair, "mark of the spot pair"),
                  (self.marks, swap, "mark of the perpetual"), (self.lasts, swap, "last trade of the perpetual")),
             )
+        return price
+
+    def forward(self, expiring: str) -> Number:
+        """What an option's expiry is priced from; stands in: the future of that expiry, then the index of the pair."""
+        stem = "-".join(expiring.split("-")[:2])
+        price = self.forwards.get(stem)
+        if price is None:
+            pair = stem.partition(":")[0]
+            try:
+                price = self._stand_in(stem, "forward", ((self.marks, stem, "mark of the future"),))
+            except MissingPrice:
+                if self.strict:
+                    raise
+                price = self._noted(f"forward of {stem}: index of {pair}", self.index(pair), stem)
         return price
 
     def usd(self, currency: str) -> Number:
@@ -66,12 +80,12 @@ class Market:
             return direct
         if currency in STABLECOINS:
             return self._noted(f"USD price of {currency}: 1", 1.0, f"{currency}/USD")
-        for quote in ("USDT", "USDC"):
+        for quote in STABLECOINS:
             pair = f"{currency}/{quote}"
             if any(
                 key in prices
                 for prices in (self.indexes, self.lasts, self.marks)
-                for key in (pair, f"{pair}:{quote}")
+                for key in (pair, _swap(pair))
             ):
                 return self.index(pair) * self.usd(quote)
         raise MissingPrice(
@@ -98,6 +112,7 @@ class Market:
             marks=_blend(self.marks, other.marks, share),
             lasts=_blend(self.lasts, other.lasts, share),
             indexes=_blend(self.indexes, other.indexes, share),
+            forwards=_blend(self.forwards, other.forwards, share),
         )
 
     def _stand_in(
@@ -116,6 +131,12 @@ class Market:
             raise MissingPrice(f"strict: {symbol} has no price of its own ({sentence} would stand in); supply it")
         self.stand_ins[sentence] += 1
         return price
+
+
+def _swap(pair: str) -> str:
+    """The perpetual of a pair: settled in the quote currency, against USD in the coin."""
+    base, _, quote = pair.partition("/")
+    return f"{pair}:{base if quote == 'USD' else quote}"
 
 
 def _blend(start: Mapping[str, Number], end: Mapping[str, Number], share: float) -> dict[str, Number]:

@@ -17,9 +17,11 @@ from bt_margin.model.assessment import (
     ratio,
     state_of,
 )
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.modes import options, spot_margin
 from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
-from bt_margin.modes.cross import CROSS, reserved, unrealised
+from bt_margin.modes.cross import CROSS, backing, reserved
 from bt_margin.modes.isolated import ISOLATED
 from bt_margin.modes.valuation import (
     break_even_price,
@@ -28,9 +30,8 @@ from bt_margin.modes.valuation import (
     order_loss,
     order_price,
     position_initial,
-    positive_root,
+    price_at_gap_zero,
     taker,
-    trigger_price,
 )
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def total_equity(account: Account, market: Market) -> float:
         if amount:
             total += amount * float(market.usd(currency))
     for position in account.positions.values():
-        value = position.margin + float(position.unrealised(market))
-        total += value * float(market.usd(position.instrument.settle))
+        value = position.margin + float(position.value(market))
+        total += value * float(market.usd(position.currency))
     return total
 
 
@@ -99,14 +100,14 @@ def _pool_report(pool: Pool, judgement: Judgement, market: Market, rules: Rules)
     if pool.mode.name == "isolated":
         parts = {"posted margin": pool.cash}
         for position in pool.positions:
-            parts[f"unrealised profit {position.symbol}"] = float(position.unrealised(market))
+            parts[f"unrealised profit {position.symbol}"] = float(position.backing(market))
         free = 0.0  # profit of an isolated position opens nothing
     else:
         spot, isolated, fees = (float(x) for x in reserved(pool, market, rules))
         parts = {"cash": pool.cash}
         for position in pool.positions:
             side = "" if position.side == "net" else f" {position.side}"
-            parts[f"unrealised profit {position.symbol}{side}"] = float(position.unrealised(market))
+            parts[f"unrealised profit {position.symbol}{side}"] = float(position.backing(market))
         for name, amount in (("spot orders", spot), ("isolated orders", isolated), ("order fees", fees)):
             if amount:
                 parts[name] = -amount
@@ -130,13 +131,15 @@ def _currency_report(
     account: Account, pool: Pool, judgement: Judgement, market: Market, rules: Rules
 ) -> CurrencyReport:
     """Source: recorded item 21: avail = cash + cross upl - imr - order fees; frozen = isolated equity + imr + fees."""
-    upl = float(unrealised(pool, market))
-    isolated = [p for p in account.held("isolated") if p.instrument.settle == pool.currency]
-    isolated_upl = sum(float(p.unrealised(market)) for p in isolated)
+    upl = float(backing(pool, market))
+    isolated = [p for p in account.held("isolated") if p.currency == pool.currency]
+    isolated_upl = sum(float(p.backing(market)) for p in isolated)
     isolated_equity = sum(p.margin for p in isolated) + isolated_upl
     in_use = float(judgement.initial) + sum(float(x) for x in reserved(pool, market, rules))
     cross = pool.cash + upl
-    equity = cross + isolated_equity
+    loans = [p for p in spot_margin.loans(account.positions.values()) if p.debt_currency == pool.currency]
+    held = [p for p in account.positions.values() if p.instrument.is_option and p.currency == pool.currency]
+    equity = cross + isolated_equity + sum(float(p.value(market)) for p in held)
     notional = sum(float(p.notional(market)) for p in pool.positions)
     free = max(0.0, cross - in_use)
     return CurrencyReport(
@@ -148,8 +151,8 @@ def _currency_report(
         free_margin=free,
         available_balance=free,
         available_equity=free,
-        liability=0.0,
-        interest=0.0,
+        liability=sum(p.liability for p in loans),
+        interest=sum(p.interest for p in loans),
         potential_borrow=0.0,
         unrealised_pnl=upl + isolated_upl,
         leverage=notional / cross if cross > 0 else 0.0,
@@ -161,17 +164,21 @@ def _currency_report(
 def _position_report(
     position: Position, pool: Pool, judgement: Judgement, market: Market, rules: Rules
 ) -> PositionReport:
+    if position.instrument.is_option:
+        return options.report(position, pool, judgement, market, rules)
+    if isinstance(position, MarginPosition):
+        return _loan_report(position, pool, judgement, market, rules)
     mark = float(market.mark(position.symbol))
     fee = taker(position.instrument, rules)
     tier = held_tier(position, pool.positions, rules)
     notional = float(position.notional(market))
     upl = float(position.unrealised(market))
     equity, requirement = float(judgement.equity), float(judgement.requirement)
-    unit = position.instrument.contract_size
+    payoff, units = position.instrument.payoff, position.size * position.instrument.contract_size
     pool_tier = next(
         (c.detail["rate"] for c in judgement.charges if c.unit == position.symbol), tier.maintenance
     )
-    trigger = trigger_price(position, pool, equity, requirement, float(pool_tier), fee, mark)
+    trigger = price_at_gap_zero(position, pool, equity - requirement, float(pool_tier) + fee, mark)
     return PositionReport(
         symbol=position.symbol,
         margin_mode=position.margin_mode,
@@ -180,7 +187,7 @@ def _position_report(
         entry_price=position.entry_price,
         mark_price=mark,
         notional=notional,
-        notional_usd=notional * float(market.usd(position.instrument.settle)),
+        notional_usd=notional * float(market.usd(position.currency)),
         unrealised_pnl=upl,
         unrealised_pnl_ratio=upl / position.initial_at_entry(),
         margin=position.margin,
@@ -190,18 +197,30 @@ def _position_report(
         margin_ratio=ratio(equity, requirement),
         trigger_price=trigger,
         liquidation_price=_displayed_price(position, pool, market, rules, tier.maintenance, fee, trigger),
-        bankruptcy_price=positive_root(
-            equity, sum(p.size for p in pool.positions if p.symbol == position.symbol) * unit, mark
-        ),
+        bankruptcy_price=price_at_gap_zero(position, pool, equity, 0.0, mark),
         break_even_price=break_even_price(position, fee),
         leverage=position.leverage,
         tier=tier.number,
         available_assets=abs(position.size),
-        delta=position.size * unit,
+        delta=float(payoff.delta(units, mark)),
         gamma=0.0,
         vega=0.0,
         theta=0.0,
     )
+
+
+def _loan_report(
+    position: MarginPosition, pool: Pool, judgement: Judgement, market: Market, rules: Rules
+) -> PositionReport:
+    mark, detail = float(market.mark(position.symbol)), spot_margin.charge(position, market, rules).detail
+    rate = float(spot_margin.required_rate(detail["rate"], detail["taker"]))
+    trigger = shown = price_at_gap_zero(position, pool, float(judgement.gap), rate, mark)
+    bankruptcy = price_at_gap_zero(position, pool, float(judgement.equity), 0.0, mark)
+    if position.margin_mode == "cross":
+        bare = replace(pool, orders=())
+        alone = all(p.symbol == position.symbol for p in pool.positions)
+        shown = price_at_gap_zero(position, bare, float(judge(bare, market, rules).gap), rate, mark) if alone else None
+    return spot_margin.report(position, pool, judgement, market, rules, trigger, bankruptcy, shown)
 
 
 def _displayed_price(
@@ -216,10 +235,7 @@ def _displayed_price(
         return None
     bare = Pool(pool.name, pool.mode, pool.currency, pool.cash, pool.positions)
     judgement = judge(bare, market, rules)
-    return trigger_price(
-        position, bare, float(judgement.equity), float(judgement.requirement), rate, fee,
-        float(market.mark(position.symbol)),
-    )
+    return price_at_gap_zero(position, bare, float(judgement.gap), rate + fee, float(market.mark(position.symbol)))
 
 
 def order_report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
@@ -228,7 +244,12 @@ def order_report(account: Account, order: Order, market: Market, rules: Rules) -
     parts = opening_parts((position,) if position else (), (order,))
     opening = parts[0][1] if parts else 0.0
     value = float(order.instrument.notional(opening, order_price(order, market)))
-    spot = order.instrument.is_spot
+    spot = order.is_cash
+    if order.instrument.is_option:
+        return _option_order_report(account, order, opening, market, rules)
+    if order.instrument.is_spot and not spot:
+        margin = float(spot_margin.order_margin(order, opening, market))
+        return OrderReport(order.symbol, order.side, order.size, order.price, margin, 0.0, 0.0, True, "", 0.0)
     return OrderReport(
         symbol=order.symbol,
         side=order.side,
@@ -241,6 +262,18 @@ def order_report(account: Account, order: Order, market: Market, rules: Rules) -
         reason="",
         shortfall=0.0,
     )
+
+
+def _option_order_report(
+    account: Account, order: Order, opening: float, market: Market, rules: Rules
+) -> OrderReport:
+    orders = (*(o for o in account.orders.values() if o.id != order.id), order)
+    short = options.short_contracts(account.positions.values(), orders, order.instrument.family)
+    price = float(market.last(order.symbol)) if order.price is None else order.price
+    given = float(options.order_premium(order, opening, market)) if order.side == "buy" else 0.0
+    fee = options.trading_fee(order.instrument, opening, price, taker(order.instrument, rules), market, rules)
+    margin = given + float(options.order_margin(order, opening, short, market, rules))
+    return OrderReport(order.symbol, order.side, order.size, order.price, margin, 0.0, float(fee), True, "", 0.0)
 
 
 def _totals(

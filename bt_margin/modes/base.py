@@ -36,9 +36,9 @@ class Pool:
         left = []
         for position in self.positions:
             if position.key == key:
-                remaining = position.instrument.snap(position.size + size)
-                if remaining:
-                    left.append(replace(position, size=remaining))
+                remaining = position.reduced(size)
+                if remaining is not None:
+                    left.append(remaining)
             else:
                 left.append(position)
         return replace(self, positions=tuple(left))

@@ -14,7 +14,7 @@ from bt_margin.model.assessment import Charge
 from bt_margin.model.instrument import Number
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
-from bt_margin.modes import ladder
+from bt_margin.modes import ladder, options, spot_margin
 from bt_margin.modes.base import MarginMode, Pool
 from bt_margin.modes.valuation import (
     exposures,
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
 
 
-def spent_currency(order: Order) -> str:
-    """The currency an order takes: its settlement; for spot what it gives away."""
-    instrument = order.instrument
-    if instrument.is_spot:
-        return instrument.quote if order.side == "buy" else instrument.base
-    return instrument.settle
-
-
 def pools(account: Account) -> Iterable[Pool]:
     """One pool per currency that has cash, cross positions or orders; a coin backs only what settles in it."""
     positions = tuple(account.held("cross"))
@@ -43,8 +35,9 @@ def pools(account: Account) -> Iterable[Pool]:
     orders = tuple(_with_opening_part(order, isolated) for order in account.orders.values())
     currencies = {
         *account.balances,
-        *(position.instrument.settle for position in positions),
-        *(spent_currency(order) for order in orders if order),
+        *(position.currency for position in positions),
+        *(loan.debt_currency for loan in spot_margin.loans(account.positions.values())),
+        *(order.currency for order in orders if order),
     }
     for currency in sorted(currencies):
         yield Pool(
@@ -52,8 +45,8 @@ def pools(account: Account) -> Iterable[Pool]:
             CROSS,
             currency,
             account.balance(currency),
-            tuple(p for p in positions if p.instrument.settle == currency),
-            tuple(o for o in orders if o is not None and spent_currency(o) == currency),
+            tuple(p for p in positions if p.currency == currency),
+            tuple(o for o in orders if o is not None and o.currency == currency),
         )
 
 
@@ -78,30 +71,51 @@ def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, 
     isolated: Number = 0.0
     fees: Number = 0.0
     for order in pool.orders:
-        if order.instrument.is_spot:
+        if order.instrument.is_option:
+            given, margin, fee = _option_order(pool, order, market, rules)
+            spot, fees = spot + given, fees + fee
+            isolated = isolated + (margin if order.margin_mode == "isolated" else 0.0)
+        elif order.instrument.is_spot and not order.is_cash:
+            if order.margin_mode == "isolated" and not order.closes:  # its fee comes out of what it receives
+                isolated = isolated + spot_margin.order_margin(order, order.size, market)
+        elif order.is_cash:
             spot = spot + (order.size if order.side == "sell" else order.size * order_price(order, market))
         elif order.margin_mode == "isolated" and not order.closes:
             value = order.instrument.notional(order.size, order_price(order, market))
             isolated = isolated + value / order.leverage
             fees = fees + value * taker(order.instrument, rules)
     for order, size in opening_parts(pool.positions, _cross_orders(pool)):
+        if order.instrument.is_option or order.instrument.is_spot:
+            continue
         value = order.instrument.notional(size, order_price(order, market))
         fees = fees + value * taker(order.instrument, rules)
     return spot, isolated, fees
+
+
+def _option_order(pool: Pool, order: Order, market: Market, rules: Rules) -> tuple[Number, Number, Number]:
+    """(premium given, margin, fee) of one option order; closing sells reserve nothing."""
+    instrument = order.instrument
+    parts = opening_parts([p for p in pool.positions if p.key == order.key], (order,))
+    opens = parts[0][1] if parts else 0.0
+    short = options.short_contracts(pool.positions, pool.orders, instrument.family)
+    given: Number = options.order_premium(order, opens, market) if order.side == "buy" else 0.0
+    margin = options.order_margin(order, opens, short, market, rules)
+    price = market.last(order.symbol) if order.price is None else order.price
+    return given, margin, options.trading_fee(instrument, opens, price, taker(instrument, rules), market, rules)
 
 
 def _cross_orders(pool: Pool) -> tuple[Order, ...]:
     return tuple(order for order in pool.orders if order.margin_mode == "cross")
 
 
-def unrealised(pool: Pool, market: Market) -> Number:
-    """Unrealised profit of the pool's cross positions at the mark."""
-    return sum((position.unrealised(market) for position in pool.positions), 0.0)
+def backing(pool: Pool, market: Market) -> Number:
+    """What the pool's cross positions add to its equity: their unrealised profit at the mark."""
+    return sum((position.backing(market) for position in pool.positions), 0.0)
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:
     """The ratio's numerator: cash + unrealised profit - what orders reserve (rule book 2.1, recorded item 20)."""
-    total = pool.cash + unrealised(pool, market)
+    total = pool.cash + backing(pool, market)
     if pool.orders:
         total = total - sum(reserved(pool, market, rules))
     return total
@@ -114,12 +128,30 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     their price, of positions at the mark.
     """
     rows: list[Charge] = []
-    for exposure in exposures(pool.positions, _cross_orders(pool)):
+    groups = exposures(pool.positions, _cross_orders(pool))
+    counts = 1.0 if rules.orders.pending_in_maintenance else 0.0
+    sizes: dict[str, float] = {}
+    for group in groups:
+        family = group.instrument.family
+        sizes[family] = sizes.get(family, 0.0) + group.held + counts * group.pending
+    for exposure in groups:
         if not exposure.positions and not exposure.opening:
             continue
         instrument = exposure.instrument
-        pending = exposure.pending if rules.orders.pending_in_maintenance else 0.0
-        tier = rules.tiers(instrument.symbol).at(exposure.held + pending)
+        if instrument.is_option:
+            short = options.short_contracts(pool.positions, pool.orders, instrument.family)
+            for position in exposure.positions:
+                rows += options.charge(position, market, rules, short)
+            for order in exposure.orders:
+                margin = _option_order(pool, order, market, rules)[1]
+                rows.append(Charge("order margin", instrument.symbol, margin, 0.0, 0.0))
+            continue
+        if instrument.is_spot:
+            rows += [spot_margin.charge(loan, market, rules) for loan in spot_margin.loans(exposure.positions)]
+            rows += spot_margin.order_charges(exposure.opening, exposure.positions, market)
+            continue
+        pending = counts * exposure.pending
+        tier = rules.tiers(instrument.symbol).at(sizes[instrument.family])
         fee = taker(instrument, rules)
         mark = market.mark(instrument.symbol)
         held = instrument.notional(exposure.held, mark)

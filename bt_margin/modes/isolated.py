@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from bt_margin.model.account import Account, Position
 from bt_margin.model.assessment import Charge
 from bt_margin.model.instrument import Number
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import ladder
+from bt_margin.modes import ladder, options, spot_margin
 from bt_margin.modes.base import MarginMode, Pool
 from bt_margin.modes.valuation import taker
 
@@ -27,7 +28,7 @@ def pool_name(position: Position) -> str:
 
 
 def pool_of(position: Position) -> Pool:
-    return Pool(pool_name(position), ISOLATED, position.instrument.settle, position.margin, (position,))
+    return Pool(pool_name(position), ISOLATED, position.currency, position.margin, (position,))
 
 
 def pools(account: Account) -> Iterable[Pool]:
@@ -35,18 +36,23 @@ def pools(account: Account) -> Iterable[Pool]:
     for position in account.held("isolated"):
         orders = tuple(o for o in account.orders.values() if o.key == position.key)
         yield Pool(
-            pool_name(position), ISOLATED, position.instrument.settle, position.margin, (position,), orders
+            pool_name(position), ISOLATED, position.currency, position.margin, (position,), orders
         )
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:
     """Posted margin + unrealised profit at the mark."""
-    return pool.cash + pool.positions[0].unrealised(market)
+    return pool.cash + pool.positions[0].backing(market)
 
 
 def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     """The tier's rate on the whole position at the mark; its own size alone sets the tier (rule book 5.1)."""
     position = pool.positions[0]
+    if position.instrument.is_option:
+        family = position.instrument.family
+        return options.charge(position, market, rules, options.short_contracts(pool.positions, (), family))
+    if isinstance(position, MarginPosition):
+        return (spot_margin.charge(position, market, rules),)
     tier = rules.tiers(position.symbol).at(position.size)
     fee = taker(position.instrument, rules)
     notional = position.notional(market)

@@ -52,6 +52,8 @@ def unhedged_largest_relief(pool: Pool, market: Market, rules: Rules) -> tuple[R
     most = -math.inf
     answer: tuple[Reduction, ...] = ()
     for position in sorted(pool.positions, key=lambda p: p.key):
+        if position.instrument.is_option and position.size > 0:
+            continue  # long options have no maintenance margin and are not reduced (rule book section 7)
         size = forced_size(position, pool, market, rules, float(now.gap))
         after = judge(pool.without(position.key, -position.sign * size), market, rules)
         relief = float(now.requirement) - float(after.requirement)

@@ -14,10 +14,12 @@ import numpy as np
 
 from bt_margin.model.account import Order, Position
 from bt_margin.model.instrument import Instrument, Number
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.modes import spot_margin
 
 if TYPE_CHECKING:
-    from bt_margin.modes.base import Judgement, Pool
+    from bt_margin.modes.base import Pool
     from bt_margin.rules.book import Rules
     from bt_margin.rules.tiers import Tier
 
@@ -93,6 +95,8 @@ def opening_parts(positions: Iterable[Position], orders: Iterable[Order]) -> tup
         size = order.size
         left = net.get(order.key, 0.0)
         if left * order.sign < 0:
+            if order.instrument.is_spot and not order.reverse:
+                continue  # spot margin: against a position an order reduces only, unless told to reverse
             reducing = min(size, abs(left))
             net[order.key] = order.instrument.snap(left + order.sign * reducing)
             size = order.instrument.snap(size - reducing)
@@ -102,26 +106,30 @@ def opening_parts(positions: Iterable[Position], orders: Iterable[Order]) -> tup
 
 
 def order_price(order: Order, market: Market) -> Number:
-    """The dearest price the order could open at: its limit, for sells at least the mark; the last at the market.
+    """The dearest price the order could open at; the last at the market.
 
-    Source: recorded (DEMO-MAX-SIZE-1..6): linear buys at the order price, sells at max(order, mark).
+    Source: recorded (DEMO-MAX-SIZE-1..6, -INVERSE-1..5): linear buys at the order price, sells at max(order, mark);
+    inverse buys at min(order, mark), sells at the order price.
     """
     if order.price is None:
         return market.last(order.symbol)
-    if order.side == "sell" and not order.instrument.is_spot:
-        return np.maximum(order.price, market.mark(order.symbol))
-    return order.price
+    if order.is_cash:
+        return order.price
+    price: Number = order.instrument.payoff.dearest(order.side, order.price, market.mark(order.symbol))
+    return price
 
 
 def order_loss(order: Order, market: Market) -> Number:
-    """What the order would lose against the mark the moment it fills: Q * max(0, price - mark) for a buy.
+    """What the order would lose against the mark the moment it fills: linear buys Q * max(0, price - mark).
 
-    Source: OKX announcement of 2024-10-24 (rule book section 6.1); recorded in DEMO-MAX-SIZE-4..6.
+    Source: OKX announcement of 2024-10-24 (rule book section 6.1); recorded in DEMO-MAX-SIZE-4..6, -INVERSE-5.
     """
-    mark = market.mark(order.symbol)
     price = market.last(order.symbol) if order.price is None else order.price
-    return np.maximum(0.0, order.sign * (order.instrument.notional(order.size, price)
-                                         - order.instrument.notional(order.size, mark)))
+    profit = order.instrument.payoff.pnl(
+        order.sign * order.size * order.instrument.contract_size, price, market.mark(order.symbol)
+    )
+    loss: Number = np.maximum(0.0, -profit)
+    return loss
 
 
 def order_initial(exposure: Exposure, market: Market, rules: Rules) -> Number:
@@ -159,11 +167,13 @@ def position_initial(position: Position, market: Market) -> Number:
 
 def held_tier(position: Position, pool_positions: Iterable[Position], rules: Rules) -> Tier:
     """The tier a position stands in by held sizes alone (OKX shows a position's `mmr` by it: CROSS-MET-5)."""
-    if position.margin_mode == "isolated":
-        size = abs(position.size)
-    else:
-        size = sum(abs(other.size) for other in pool_positions if other.symbol == position.symbol)
-    return rules.tiers(position.symbol).at(size)
+    positions = (position,) if position.margin_mode == "isolated" else pool_positions
+    return rules.tiers(position.symbol).at(family_size(position.instrument, positions))
+
+
+def family_size(instrument: Instrument, positions: Iterable[Position]) -> float:
+    """Contracts held of a tier family: long, short and all expiries add (recorded: CROSS-MET-2, -4, -5)."""
+    return sum(abs(position.size) for position in positions if position.instrument.family == instrument.family)
 
 
 # -- forced sizes ---------------------------------------------------------------------------------------------
@@ -178,7 +188,11 @@ def forced_size(position: Position, pool: Pool, market: Market, rules: Rules, sp
     in a breach). In cross, sizes of one instrument add for the tier; the cut comes off this position.
     """
     size = abs(position.size)
-    total = sum(abs(p.size) for p in pool.positions if p.symbol == position.symbol)
+    if position.instrument.is_option:
+        return size
+    if isinstance(position, MarginPosition):
+        return spot_margin.forced_size(position, market, rules, spare)
+    total = family_size(position.instrument, pool.positions)
     tiers = rules.tiers(position.symbol)
     tier = tiers.at(total)
     if rules.liquidation.step == "one-tier":
@@ -204,46 +218,31 @@ def penalty_rate(symbol: str, closed: float, rules: Rules) -> float:
 # -- prices ---------------------------------------------------------------------------------------------------
 
 
-def trigger_price(position: Position, pool: Pool, equity: float, requirement: float, rate: float,
-                  fee: float, mark: float) -> float | None:
-    """The mark of this instrument at which the pool's ratio is 1, all other marks as they are (linear).
+def price_at_gap_zero(position: Position, pool: Pool, gap: float, rate: float, mark: float) -> float | None:
+    """The mark of this instrument at which `gap` (now, at `mark`) is zero, all other marks as they are.
 
-    equity(P) = E + S (P - mark), requirement(P) = R + A (P - mark), S = sum of signed units, A = sum of absolute
-    units x (rate + fee): one crossing at most. None when there is none above zero.
+    With x = P (linear) or 1/P (inverse): gap(x) = gap + (+-S - A) (x - x now), S = sum of signed units, A = sum of
+    absolute units x `rate` (of maintenance + closing fee; 0 for the bankruptcy price): one crossing at most. None
+    when there is none above zero. Source: rule book 4.1, 4.3, 4.4; recorded item 23 (DEMO-CROSS-LIQPX-1).
     """
-    unit = position.instrument.contract_size
-    group = [p for p in pool.positions if p.symbol == position.symbol]
-    signed = sum(p.size for p in group) * unit
-    gross = sum(abs(p.size) for p in group) * unit * (rate + fee)
-    return positive_root(equity - requirement, signed - gross, mark)
-
-
-def positive_root(value: float, slope: float, at: float) -> float | None:
-    """Where a straight line through (at, value) with `slope` meets zero; None unless above zero."""
+    slope = 0.0
+    for one in pool.positions:
+        if one.symbol == position.symbol:
+            backing, requirement = one.slopes(rate)
+            slope += backing - requirement
     if slope == 0.0:
         return None
-    root = at - value / slope
-    return root if root > 0 else None
-
-
-def distance(pool: Pool, judgement: Judgement, market: Market) -> float | None:
-    """How far, in per cent, all the pool's marks move together until its ratio is 1; None when no move does it.
-
-    With E equity, R requirement and S signed notional at present marks, a move s gives E + S s = R (1 + s).
-    """
-    signed = sum(p.sign * float(p.notional(market)) for p in pool.positions)
-    slope = signed - float(judgement.requirement)
-    if slope == 0.0:
-        return None
-    move = -float(judgement.gap) / slope
-    return abs(move) * 100.0 if move > -1.0 else None
+    x = position.straight(mark) - gap / slope
+    return position.straight(x) if x > 0 else None
 
 
 def break_even_price(position: Position, fee: float) -> float:
     """The price at which closing as a taker leaves nothing won or lost, fees and funding so far included.
 
-    Source: recorded (DEMO-MARK-WICK-2): long (entry Q - realised) / (Q (1 - taker)), short with plus signs.
+    Source: recorded (DEMO-MARK-WICK-2): long (entry Q - realised) / (Q (1 - taker)), short with plus signs; inverse
+    N (1 + s taker) / (N / entry + s realised), which gives DEMO-INV-ISO-1's figure.
     """
-    units = abs(position.size) * position.instrument.contract_size
-    value = units * position.entry_price
-    return (value - position.sign * position.realised) / (units * (1.0 - position.sign * fee))
+    units, sign = abs(position.size) * position.instrument.contract_size, position.sign
+    if position.instrument.payoff.slope < 0:
+        return units * (1.0 + sign * fee) / (units / position.entry_price + sign * position.realised)
+    return (units * position.entry_price - sign * position.realised) / (units * (1.0 - sign * fee))

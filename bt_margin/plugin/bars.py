@@ -30,6 +30,7 @@ class Bar:
     last: Prices
     mark: Prices | None
     index: float | None
+    forward: float | None = None  # options: what their expiry is priced from
 
 
 def read_bar(data: Any, since: int | None) -> Bar | None:
@@ -40,7 +41,7 @@ def read_bar(data: Any, since: int | None) -> Bar | None:
     """
     symbol, lines, close_ms = data._name, data.lines, to_ms(data.datetime[0])
     last = (_tick(data, "open"), _tick(data, "high"), _tick(data, "low"), _tick(data, "close"))
-    mark = index = None
+    mark = index = forward = None
     if not is_symbol(symbol):
         if not all(math.isfinite(price) and price > 0 for price in last):
             return None
@@ -55,8 +56,12 @@ def read_bar(data: Any, since: int | None) -> Bar | None:
         if hasattr(lines, "index"):
             value = float(lines.index[0])
             index = None if math.isnan(value) else value
+        if hasattr(lines, "forward_price"):
+            value = float(lines.forward_price[0])
+            forward = None if math.isnan(value) else value
     open_ms = close_ms - step_of(data)
-    return Bar(symbol, open_ms if since is None else max(open_ms, since), close_ms, last, mark, index)
+    return Bar(symbol, open_ms if since is None else max(open_ms, since), close_ms, last, mark, index,
+               forward)
 
 
 def _tick(data: Any, name: str) -> float:

@@ -20,11 +20,11 @@ from bt_margin.engine.engine import Fill, MarginEngine, Refusal
 from bt_margin.errors import InputError, NotSupported
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountReport
-from bt_margin.model.event import Event, OrdersCancelled, Reduced
+from bt_margin.model.event import Event, Forced, OrdersCancelled
 from bt_margin.model.instrument import Instrument, Kind, is_symbol
 from bt_margin.model.ledger import Entry, PositionKey
 from bt_margin.model.market import STABLECOINS, Market
-from bt_margin.modes import mode_named
+from bt_margin.modes import mode_named, options
 from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, Bar, Bars, to_ms
 from bt_margin.plugin.comminfo import MarginCommInfo
@@ -59,13 +59,16 @@ class MarginBroker(BackBroker):
     `currency` or {currency: amount}), `currency`, `rules` (a RuleBook), `rules_as_of` ("then" or a date),
     `extrapolate` (nearest | never), `position_mode` (net | hedge), `leverage` (the setting: a float or
     {symbol: float}), `path` (adverse | ohlc | close), `fees` and `instruments` (overlays, as in the book file),
-    `slippage` (share of the price forced orders lose), `strict` (nothing stands in), `min_value` (floor of
-    `getvalue`, so that stock analyzers survive a wipe-out).
+    `deleveraging` (a sequence of Deleveraging: scripted auto-deleveraging), `slippage` (share of the price that
+    forced orders lose), `strict` (nothing stands in), `min_value` (floor of `getvalue`, so that stock analyzers
+    survive a wipe-out).
     """
 
     params = tuple(OWN.items())
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **unknown: Any) -> None:
+        if unknown:  # backtrader has taken the parameters it knows
+            raise TypeError(f"MarginBroker has no parameter {next(iter(unknown))!r}")
         validate(self.p)
         super().__init__()
 
@@ -150,7 +153,7 @@ class MarginBroker(BackBroker):
         market = market_at(Market(time, strict=bool(self.p.strict)), bars, OPEN, time, self.p.currency)
         return MarginEngine(
             self._account, mode_named(self.p.mode), self._book, market, extrapolate=self.p.extrapolate,
-            funding=funding, slippage=self.p.slippage, strict=bool(self.p.strict),
+            funding=funding, deleveraging=self.p.deleveraging, slippage=self.p.slippage, strict=bool(self.p.strict),
         )
 
     # -- what users read ----------------------------------------------------------------------------------------
@@ -184,9 +187,9 @@ class MarginBroker(BackBroker):
         return self.engine.events if self.started else []
 
     def coins(self, data: Any, amount: float) -> float:
-        """The size (contracts, whole lots) that stands for `amount` of the base coin."""
-        instrument = self.instrument(data)
-        return instrument.floor(amount / instrument.contract_size)
+        """The size (contracts, whole lots) that stands for `amount` of the base coin, at the last price."""
+        instrument, price = self.instrument(data), float(feed_of(data).close[0])
+        return instrument.floor(amount / float(instrument.payoff.delta(instrument.contract_size, price)))
 
     def leg(self, data: Any, side: str = "net", margin_mode: str | None = None) -> Leg:
         """One leg of a feed, to be used like the feed in buy, sell, close and order_target_*."""
@@ -225,6 +228,13 @@ class MarginBroker(BackBroker):
             self._settings[key] = float(options["leverage"])
         return refusal
 
+    def add_margin(self, data: Any, amount: float) -> Refusal | None:
+        """Move cash into (negative: out of) the margin of a leg's, or the feed's default, isolated position.
+
+        Returns the venue's refusal, or None.
+        """
+        return self.engine.add_margin(self.key(data), float(amount))
+
     def instrument(self, data: Any) -> Instrument:
         """The instrument of a feed: by its name when that is a symbol, else a plain asset quoted in `currency`."""
         name = feed_of(data)._name
@@ -255,17 +265,22 @@ class MarginBroker(BackBroker):
         return position_key(data, instrument, options or {}, default, self.p.position_mode)
 
     def leverage_of(self, key: PositionKey) -> float:
-        """The leverage setting orders of a position get unless they say otherwise."""
+        """The leverage setting orders of a position get unless they say otherwise; options know none."""
+        if key.symbol.endswith(("-C", "-P")):
+            return 1.0
         found = self._settings.get(key)
         if found is None:
             leverage = self.p.leverage
             found = float(leverage.get(key.symbol, 1.0) if isinstance(leverage, Mapping) else leverage)
         return found
 
-    def taker_rate(self, data: Any) -> float:
-        """Taker fee of a feed's instrument under the rules in force; 0 for a plain asset (its comminfo charges)."""
-        instrument = self.instrument(data)
-        return self._rules(data).fees(FEE_KIND[instrument.kind]).taker if is_symbol(instrument.symbol) else 0.0
+    def trading_fee(self, data: Any, size: float, price: float) -> float:
+        """What taking `size` of a venue's instrument costs under the rules in force, in its settlement currency."""
+        instrument, rules = self.instrument(data), self._rules(data)
+        rate = rules.fees(FEE_KIND[instrument.kind]).taker
+        if instrument.is_option:
+            return float(options.trading_fee(instrument, size, price, rate, self.engine.market, rules))
+        return float(instrument.notional(size, price)) * rate
 
     def rate_of(self, instrument: Instrument) -> float:
         """What one unit of the instrument's settlement currency is worth in the broker's currency."""
@@ -322,8 +337,12 @@ class MarginBroker(BackBroker):
             return
         if self.margined and self._running:
             raise InputError("set_cash: a margin account is running; use add_cash, which the ledger records")
-        self.p.cash = cash
-        validate(self.p)
+        before, self.p.cash = self.p.cash, cash
+        try:
+            validate(self.p)
+        except InputError:
+            self.p.cash = before
+            raise
         self.init()
 
     setcash = set_cash
@@ -602,7 +621,7 @@ class MarginBroker(BackBroker):
         while self._events_told < len(engine.events):
             event = engine.events[self._events_told]
             self._events_told += 1
-            if isinstance(event, Reduced):
+            if isinstance(event, Forced):
                 place_forced(self, self._feeds[event.key.symbol], event, next(costs_left))
                 if event.remaining == 0.0:
                     self._cancel_exits(event.key)
@@ -610,7 +629,7 @@ class MarginBroker(BackBroker):
                 for number in event.orders:
                     order = self._resting.get(number)
                     if order is not None:
-                        order.addinfo(reason="cancelled before liquidation (insufficient margin)")
+                        order.addinfo(reason=event.reason)
                         self.cancel(order)
             for strategy in self.cerebro.runningstrats:
                 notify = getattr(strategy, "notify_margin", None)
@@ -626,7 +645,7 @@ class MarginBroker(BackBroker):
                 continue  # the exit of an entry still to come
             wanted = self._venue_order(order)
             if wanted.closes and wanted.key == key:
-                order.addinfo(reason="the position it would have closed was liquidated")
+                order.addinfo(reason="the position it would have closed is gone")
                 self.cancel(order)
 
     def _revalue(self) -> None:

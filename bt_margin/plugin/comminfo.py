@@ -35,7 +35,7 @@ class MarginCommInfo(bt.CommInfoBase):
 
     def getsize(self, price: float, cash: float) -> float:
         instrument = self.instrument
-        return instrument.floor(cash / (price * instrument.contract_size * self._broker.rate_of(instrument)))
+        return instrument.floor(cash / (float(instrument.notional(1.0, price)) * self._broker.rate_of(instrument)))
 
     def getoperationcost(self, size: float, price: float) -> float:
         """Spot costs its value; a derivative costs its initial margin at the broker's setting."""
@@ -43,14 +43,14 @@ class MarginCommInfo(bt.CommInfoBase):
 
     def getvaluesize(self, size: float, price: float) -> float:
         instrument = self.instrument
-        return size * instrument.contract_size * price * self._broker.rate_of(instrument)
+        value = float(instrument.notional(size, price)) * self._broker.rate_of(instrument)
+        return value if size >= 0 else -value
 
     def getvalue(self, position: Any, price: float) -> float:
         return self.getvaluesize(position.size, price)
 
     def getcommission(self, size: float, price: float) -> float:
-        instrument = self.instrument
-        return abs(size) * instrument.contract_size * price * self._broker.taker_rate(self._data)
+        return self._broker.trading_fee(self._data, size, price)
 
     _getcommission = None  # the stock split into "pseudo" and real commission does not apply
 
@@ -59,7 +59,7 @@ class MarginCommInfo(bt.CommInfoBase):
 
     def get_margin(self, price: float) -> float:
         instrument = self.instrument
-        return 0.0 if instrument.is_spot else price * instrument.contract_size / self.get_leverage()
+        return 0.0 if instrument.is_spot else float(instrument.notional(1.0, price)) / self.get_leverage()
 
     def get_leverage(self) -> float:
         instrument, mode = self.instrument, str(self._broker.p.mode)

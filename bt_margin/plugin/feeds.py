@@ -27,12 +27,13 @@ CANDLE = ("open", "high", "low", "close")
 
 
 class ArrayFeed(bt.feed.DataBase):
-    """A feed from arrays. Lines beyond the usual: mark_open, mark_high, mark_low, mark (its close), index.
+    """A feed from arrays. Lines beyond the usual: mark_open, mark_high, mark_low, mark (its close), index,
+    forward_price (options: what their expiry is priced from).
 
     `columns` maps line names to float64 arrays of one length, `close_ms` the bars' closing times (ms, UTC).
     """
 
-    lines: Any = ("mark_open", "mark_high", "mark_low", "mark", "index")
+    lines: Any = ("mark_open", "mark_high", "mark_low", "mark", "index", "forward_price")
     params = (("columns", None), ("close_ms", None), ("funding", None), ("source", ""))
 
     def __init__(self) -> None:
@@ -110,7 +111,7 @@ def _from_store(samples: Samples, symbol: str, start: int, end: int, from_spot: 
         funding = _funding(samples, symbol, parts.base, start, end)
         if funding is not None:
             notes.append(f"funding of {funding.of or symbol}")
-    return _feed(symbol, columns, np.asarray(trade.ts), trade.step_ms, funding, ", ".join(notes))
+    return make_feed(symbol, columns, np.asarray(trade.ts), trade.step_ms, funding, ", ".join(notes))
 
 
 def _funding(samples: Samples, symbol: str, base: str, start: int, end: int) -> FundingSeries | None:
@@ -167,15 +168,16 @@ def from_dataframe(
     if funding is not None:
         rates = FundingSeries(_index_ms(funding.index, f"{symbol} funding"), np.asarray(funding, dtype=float))
     opens = stamps if stamp == "open" else stamps - step
-    return _feed(symbol, columns, opens, step, rates, "data frame")
+    return make_feed(symbol, columns, opens, step, rates, "data frame")
 
 
-def _feed(symbol: str, columns: dict[str, NDArray[np.float64]], open_ms: NDArray[np.int64], step: int,
+def make_feed(symbol: str, columns: dict[str, NDArray[np.float64]], open_ms: NDArray[np.int64], step: int,
           funding: FundingSeries | None, source: str) -> ArrayFeed:
+    """An ArrayFeed of columns on a clock; marks, index and forward are NaN where they are not given."""
     if not len(open_ms):
         raise InputError(f"{symbol}: expected at least one bar, found none; widen the window")
     filled = dict(columns)
-    for name in ("mark_open", "mark_high", "mark_low", "mark", "index"):
+    for name in ("mark_open", "mark_high", "mark_low", "mark", "index", "forward_price"):
         filled.setdefault(name, np.full(len(open_ms), np.nan))
     timeframe, compression = _bt_timeframe(step)
     make: Any = ArrayFeed  # backtrader parameters are unknown to type checkers

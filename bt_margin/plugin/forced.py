@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import backtrader as bt
 from backtrader.order import BuyOrder, SellOrder
 
-from bt_margin.model.event import Reduced
+from bt_margin.model.event import Deleveraged, Forced, Reduced, Settled
 
 if TYPE_CHECKING:
     from bt_margin.plugin.broker import MarginBroker
 
 
-def place_forced(broker: MarginBroker, data: Any, event: Reduced, cost: float) -> None:
+REASONS = {Reduced: "liquidation", Settled: "delivery", Deleveraged: "deleveraging"}
+
+
+def place_forced(broker: MarginBroker, data: Any, event: Forced, cost: float) -> None:
     """One order per owner and trade id, so that every trade closes exactly; each Submitted, Accepted, Completed.
 
     `cost` is what the forced trade took beyond its profit (settlement currency): fee and penalty, less what the
@@ -27,7 +30,7 @@ def place_forced(broker: MarginBroker, data: Any, event: Reduced, cost: float) -
         order = _order(owner, data, size, tradeid)
         share = abs(size) / gross
         order.addinfo(
-            forced="liquidation", step=event.step, mark=event.price, time=event.time,
+            forced=REASONS[type(event)], step=getattr(event, "step", ""), mark=event.price, time=event.time,
             margin_mode=event.key.margin_mode, position_side=event.key.side, penalty=event.penalty * share * factor,
         )
         broker.orders.append(order)

@@ -18,6 +18,9 @@ from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.plugin.comminfo import MarginCommInfo, TradeInfo
 
+FORCED = ("forced", "delivery", "deleveraging")
+"""Notes of the entries that book a trade nobody asked for; each begins with its fee."""
+
 Owner = tuple[Any, Any]
 """(strategy, trade id)"""
 
@@ -78,22 +81,35 @@ class Holdings:
             if due != now:
                 self._funding[key, owner] = due - now
             closed_fee += now if with_funding else 0.0
+
+        def value(size: float, at: float) -> float:
+            return math.copysign(float(instrument.notional(size, at)), size) if size else 0.0
+
         position = self._feeds[order.data]
         entry = position.price
-        unit, info = instrument.contract_size, isinstance(comminfo, MarginCommInfo)
+        info = isinstance(comminfo, MarginCommInfo)
         if instrument.is_spot:  # the venue books coins, not a profit
             pnl = comminfo.profitandloss(-closed, entry, price) * (factor if info else 1.0)
         for one in (position, self.leg(key)):
-            one.update(change, price, bt.num2date(dt))
-            one.size = instrument.snap(one.size)
-            if not one.size:
-                one.price = 0.0
+            _update(one, change, price, bt.num2date(dt), instrument)
         own = pnl if alone and closed and not instrument.is_spot else None
         order.execute(
-            dt, change, price, closed, -closed * unit * entry, closed_fee, opened, opened * unit * price, opened_fee,
+            dt, change, price, closed, value(-closed, entry), closed_fee, opened, value(opened, price), opened_fee,
             comminfo.get_margin(price) if info else 0.0, pnl, position.size, position.price,
         )
         order.addcomminfo(TradeInfo(comminfo, factor, own) if info else comminfo)
+
+
+def _update(position: BtPosition, change: float, price: float, at: Any, instrument: Instrument) -> None:
+    """backtrader's position, to the lot, its average price by the contract's own rule."""
+    before, entry = position.size, position.price
+    position.update(change, price, at)
+    position.size = instrument.snap(position.size)
+    if not position.size:
+        position.price = 0.0
+    elif before * change > 0:
+        unit = instrument.contract_size
+        position.price = instrument.payoff.average(abs(before) * unit, entry, abs(change) * unit, price)
 
 
 def _split(held: float, change: float, instrument: Instrument) -> tuple[float, float]:
@@ -109,8 +125,9 @@ def _split(held: float, change: float, instrument: Instrument) -> tuple[float, f
 def costs(entries: Sequence[Entry]) -> tuple[list[float], list[tuple[PositionKey, float]]]:
     """What the ledger says happened by itself, in the currency of each entry: (forced trades, funding).
 
-    Per forced trade, in their order: its fee and penalty, less what the insurance fund paid back, plus what it
-    kept. Per funding entry: the position and what it paid, less what the fund paid of that.
+    Per trade nobody asked for (liquidation, delivery, deleveraging), in their order: its fee and penalty, less what the
+    insurance fund paid back, plus what it kept. Per funding entry: the position and what it paid, less what the fund
+    paid of that.
     """
     forced: list[float] = []
     funding: list[tuple[PositionKey, float]] = []
@@ -119,7 +136,7 @@ def costs(entries: Sequence[Entry]) -> tuple[list[float], list[tuple[PositionKey
         if entry.kind is EntryKind.FUNDING and entry.key is not None:
             in_forced = False
             funding.append((entry.key, -entry.total))
-        elif entry.note == "forced" and entry.kind is EntryKind.FEE:
+        elif entry.note in FORCED and entry.kind is EntryKind.FEE:
             in_forced = True
             forced.append(-entry.total)
         elif entry.kind in (EntryKind.PENALTY, EntryKind.CLAWBACK, EntryKind.TRANSFER):

@@ -83,7 +83,9 @@ def position_key(data: Any, instrument: Instrument, options: Mapping[str, Any], 
         raise NotSupported(f"{instrument.symbol}: spot-margin positions are not built yet; spot trades in cash")
     if not instrument.is_spot and margin_mode == "cash":
         raise InputError(f"{instrument.symbol}: a derivative needs isolated or cross margin, found cash")
-    if not instrument.is_spot and (side == "net") != (position_mode == "net"):
+    if instrument.is_option and side != "net":
+        raise InputError(f"{instrument.symbol}: options are always one-way; leave position_side out")
+    if not (instrument.is_spot or instrument.is_option) and (side == "net") != (position_mode == "net"):
         expected = "net" if position_mode == "net" else "long or short"
         raise InputError(f"position_side: expected {expected} in {position_mode} mode, found {side!r}")
     return PositionKey(instrument.symbol, margin_mode, side)

@@ -20,7 +20,7 @@ PATHS = ("adverse", "ohlc", "close")
 
 def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency: str) -> Market:
     """All feeds with a new bar at one of its points; the others as they are."""
-    marks, lasts, indexes = dict(now.marks), dict(now.lasts), dict(now.indexes)
+    marks, lasts, indexes, forwards = dict(now.marks), dict(now.lasts), dict(now.indexes), dict(now.forwards)
     for bar in bars:
         lasts[bar.symbol] = bar.last[point]
         if bar.mark is not None:
@@ -29,9 +29,11 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
             marks.pop(bar.symbol, None)
         if bar.index is not None and point == CLOSE:
             indexes[bar.symbol.partition(":")[0]] = bar.index
+        if bar.forward is not None and point == CLOSE:
+            forwards["-".join(bar.symbol.split("-")[:2])] = bar.forward
         if not is_symbol(bar.symbol):  # a plain asset is worth its price in the broker's currency
             indexes[f"{bar.symbol}/USD"] = bar.last[point] * now.usd(currency)
-    return Market(time, marks, lasts, indexes, now.strict, now.stand_ins)
+    return Market(time, marks, lasts, indexes, now.strict, now.stand_ins, forwards)
 
 
 def walk(

@@ -23,6 +23,7 @@ OWN: dict[str, Any] = {
     "path": "adverse",
     "fees": None,
     "instruments": None,
+    "deleveraging": (),
     "slippage": 0.0,
     "strict": False,
     "min_value": 1e-9,

@@ -363,9 +363,7 @@ def test_bad_settings_are_refused_when_the_broker_is_made(broker: dict, says: st
         MarginBroker(**{"mode": "cross", **broker})
 
 
-def test_products_not_built_yet_and_feeds_without_a_name_are_refused() -> None:
-    with pytest.raises(NotSupported, match="not built yet"):
-        run({"BTC/USD:BTC": frame([60_000] * 3)})
+def test_two_feeds_of_one_name_are_refused() -> None:
     cerebro = bt.Cerebro(stdstats=False)
     cerebro.broker = MarginBroker(mode="cross")
     for _ in range(2):

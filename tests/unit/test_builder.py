@@ -191,9 +191,6 @@ def _without_eth() -> dict[str, Any]:
 
 
 def test_what_is_not_built_raises_instead_of_guessing() -> None:
-    inverse = with_("positions/0/symbol", "BTC/USD:BTC")
-    with pytest.raises(NotSupported, match="inverse"):
-        PositionBuilder.from_dict(inverse).report("cross")
     spot = with_(
         "positions/0",
         {

@@ -7,7 +7,7 @@ import pytest
 
 from bt_margin.engine.accrual import FundingSeries, settlements
 from bt_margin.engine.engine import Fill, MarginEngine, Refusal
-from bt_margin.errors import InputError, MissingPrice, NotSupported
+from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.account import Account, Order
 from bt_margin.model.instrument import Instrument, Kind, parse
 from bt_margin.model.ledger import EntryKind
@@ -230,12 +230,16 @@ def test_withdrawals_leave_what_is_used() -> None:
     assert e.account.balance("USDT") == pytest.approx(6_070.0)
 
 
-def test_products_not_built_yet_raise() -> None:
-    for symbol in ("BTC/USD:BTC", "BTC/USDT:USDT-250328", "BTC/USD:BTC-250328", "BTC/USD:BTC-250328-100000-C"):
+def test_symbols_say_what_they_are() -> None:
+    for symbol, kind, expiry in (
+        ("BTC/USD:BTC", Kind.INVERSE_SWAP, None), ("BTC/USDT:USDT-250328", Kind.LINEAR_FUTURE, 1_743_148_800_000),
+        ("BTC/USD:BTC-250328", Kind.INVERSE_FUTURE, 1_743_148_800_000),
+        ("BTC/USD:BTC-250328-100000-C", Kind.OPTION, 1_743_148_800_000),
+    ):
         parts = parse(symbol)
         instrument = Instrument(symbol, parts.kind, parts.base, parts.quote, parts.settle, 0.01)
-        with pytest.raises(NotSupported, match=str(parts.kind)):
-            instrument.notional(1.0, 1.0)
+        assert (parts.kind, instrument.expiry_ms) == (kind, expiry)
+        assert instrument.payoff is not None
     with pytest.raises(InputError):
         parse("btc-usdt")
     with pytest.raises(InputError):

@@ -33,9 +33,10 @@ TIME = 1_788_000_000_000  # late August 2026: the months the demo engine was rec
 
 
 def unified(inst_id: str) -> str:
-    """ETH-USDT-SWAP as ETH/USDT:USDT. A dated linear future is tested as the swap of its coin: same formulas."""
+    """ETH-USDT-SWAP as ETH/USDT:USDT, BTC-USD-SWAP as BTC/USD:BTC. A dated future is tested as the swap of its coin:
+    same formulas."""
     base, quote = inst_id.split("-")[:2]
-    return f"{base}/{quote}:{quote}"
+    return f"{base}/{quote}:{base if quote == 'USD' else quote}"
 
 
 def book_for(i: dict[str, Any], symbol: str) -> RuleBook:
@@ -54,7 +55,7 @@ def book_for(i: dict[str, Any], symbol: str) -> RuleBook:
     return load_rules("okx").overlay(
         instruments={
             symbol: {
-                "contract_size": i.get("contract_size", i.get("ctVal", 1)),
+                "contract_size": i.get("contract_size", i.get("ctVal", i.get("ctVal_usd", 1))),
                 "tick": i.get("tick", i.get("tickSz", 0.0001)),
                 "lot": i.get("lot", 0.01),
                 "tiers": tiers,
@@ -93,7 +94,7 @@ def engine_for(
     symbol = unified(i.get("symbol", i.get("instId", "BTC-USDT-SWAP")))
     book = book or book_for(i, symbol)
     hedge = any(p.side != "net" for p in held or [])
-    account = Account({"USDT": cash}, "hedge" if hedge else "net")
+    account = Account({symbol.partition(":")[2]: cash}, "hedge" if hedge else "net")
     for p in held or []:
         account.adopt(p)
     market = Market(TIME, {symbol: mark}, {symbol: last or mark})
