@@ -171,10 +171,27 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     return tuple(rows)
 
 
+def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:
+    """Orders that risk control cancels before 100 %: none by default, since no source shows the inequality.
+
+    With `early_cancel = "free-margin"` (a rewrite's reading, rule book section 7, layer 1): all that add risk, as soon
+    as cash + unrealised profit - in use is below maintenance margin + what the open orders cost.
+    """
+    if rules.liquidation.early_cancel != "free-margin" or not pool.positions or not pool.orders:
+        return ()
+    rows = charges(pool, market, rules)
+    cost = sum(float(x) for x in reserved(pool, market, rules))
+    cost += sum(float(row.initial) for row in rows if row.name == "order margin")
+    free = float(equity(pool, market, rules)) - sum(float(row.initial) for row in rows)
+    if free >= sum(float(row.maintenance) for row in rows) + cost:
+        return ()
+    return tuple(order.id for order in pool.orders if not order.closes)
+
+
 CROSS = MarginMode(
     name="cross",
     pools=pools,
     equity=equity,
     charges=charges,
-    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.unhedged_largest_relief),
+    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief),
 )

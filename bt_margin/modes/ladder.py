@@ -40,6 +40,38 @@ def hedged_pairs(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, .
     return ()
 
 
+def delta_neutral(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
+    """Phase 2: a long and a short of one underlying in different contracts are cut by the same delta, so that the
+    account's direction stays as it is; on each side the position with the larger maintenance margin first.
+
+    The cut is one forced order of the larger of the two (down one tier, or whole), as far as the other side reaches.
+    Source: rule book section 7 (rewrites: pairs, net delta kept, larger margin first; the size of a cut is inferred).
+    """
+    margin = {row.unit: float(row.maintenance) for row in pool.mode.charges(pool, market, rules)
+              if row.name == "position margin"}
+    for base in sorted({p.instrument.base for p in pool.positions if p.plain}):
+        group = [p for p in pool.positions if p.plain and p.instrument.base == base]
+        ranked = sorted(group, key=lambda p: (-margin.get(p.symbol, 0.0), p.key))
+        long = next((p for p in ranked if p.sign > 0), None)
+        short = next((p for p in ranked if p.sign < 0), None)
+        if long is None or short is None:
+            continue
+        first = long if ranked.index(long) < ranked.index(short) else short
+        spare = float(judge(pool, market, rules).gap)
+        step = forced_size(first, pool, market, rules, spare) * _coins(first, market)
+        coins = min(step, *(abs(p.size) * _coins(p, market) for p in (long, short)))
+        sizes = [p.instrument.floor(min(abs(p.size), coins / _coins(p, market))) for p in (long, short)]
+        if all(sizes):
+            return tuple(_close(p, size, "delta-neutral pair") for p, size in zip((long, short), sizes, strict=True))
+    return ()
+
+
+def _coins(position: Position, market: Market) -> float:
+    """Coins of the underlying behind one contract."""
+    instrument = position.instrument
+    return float(instrument.payoff.delta(instrument.contract_size, market.mark(position.symbol)))
+
+
 def unhedged_largest_relief(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
     """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement.
 

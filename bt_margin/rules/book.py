@@ -46,18 +46,22 @@ class RuleBook:
         self,
         instruments: Mapping[str, Mapping[str, Any]] | None = None,
         fees: Mapping[str, Mapping[str, float]] | None = None,
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> RuleBook:
         """A book in which the caller's figures win at every date (grade "user").
 
         `instruments`: {symbol: {contract_size, tick, lot, tiers}}, `fees`: {kind: {maker, taker}}, every
-        key optional; the tiers of a spot pair are its borrow tiers, in base coin. Raises InputError with the
-        path of the key that cannot be used.
+        key optional; the tiers of a spot pair are its borrow tiers, in base coin. `parameters`: choices where
+        sources differ, {"liquidation": {"early_cancel": "free-margin"}}. Raises InputError with the path of the
+        key that cannot be used.
         """
         tables = dict(self._tables)
         if instruments:
             tables |= overlay.instruments(tables, instruments)
         if fees:
             tables["fees"] = overlay.fees(tables["fees"], fees)
+        if parameters:
+            tables |= overlay.parameters(tables, parameters)
         return RuleBook(tables, self._frozen)
 
     def frozen_at(self, time_ms: int) -> RuleBook:

@@ -7,13 +7,29 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Kind, is_symbol, parse
 from bt_margin.rules.families import candidates
 from bt_margin.rules.history import ALWAYS, History, Revision
 from bt_margin.rules.loading import Table, Tables
-from bt_margin.rules.tables import FEE_KINDS, FeeRow, InstrumentRow, MarginTierRow, TierRow
+from bt_margin.rules.tables import (
+    FEE_KINDS,
+    DeliveryRow,
+    FeeRow,
+    InstrumentRow,
+    LiquidationRow,
+    MarginRow,
+    MarginTierRow,
+    OrderRow,
+    TierRow,
+)
 
+PARAMETER_ROWS: dict[str, Any] = {
+    "liquidation": LiquidationRow, "orders": OrderRow, "margin": MarginRow, "delivery": DeliveryRow,
+}
+"""Tables put together from single parameters, and the row each makes."""
 _SOURCE = "the caller"
 _FIGURES = ("contract_size", "tick", "lot")
 
@@ -71,6 +87,30 @@ def fees(base: Table, given: Mapping[str, Mapping[str, float]]) -> Table:
         elif values:
             table[kind] = _adjusted(base[kind], values, path)
     return table
+
+
+def parameters(tables: Tables, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:
+    """Tables of single parameters with the caller's choices, such as {"liquidation": {"early_cancel": "free-margin"}}.
+
+    Raises InputError with the path for a table, a parameter or a value that does not exist.
+    """
+    found: dict[str, Table] = {}
+    for name, choices in given.items():
+        if name not in PARAMETER_ROWS:
+            raise InputError(f"rules.{name}: expected one of {', '.join(PARAMETER_ROWS)}")
+        table = dict(tables[name])
+        for parameter, value in choices.items():
+            path = f"rules.{name}.{parameter}"
+            if parameter not in table:
+                raise InputError(f"{path}: unknown; expected one of {', '.join(sorted(table))}")
+            table[parameter] = _always(value, path)
+        first = {parameter: history.revisions[0].row for parameter, history in table.items()}
+        try:
+            msgspec.convert(first, PARAMETER_ROWS[name])
+        except msgspec.ValidationError as error:
+            raise InputError(f"rules.{name}: {error}") from None
+        found[name] = table
+    return found
 
 
 def _always(row: Any, path: str) -> History[Any]:

@@ -14,6 +14,8 @@ from typing import Any
 from bt_margin.errors import InputError
 
 BUNDLED = ("leveraged_long", "basis_carry", "pair_long_short")
+EXAMPLES = (*BUNDLED, "coin_carry")
+"""All that `load` knows by name; those beyond BUNDLED need data that is not embedded, so `compare` asks for them."""
 DEFAULT_SYMBOLS = ("BTC/USDT:USDT",)
 
 
@@ -24,7 +26,7 @@ def load(spec: str) -> Any:
     """
     import backtrader as bt
 
-    if spec in BUNDLED:
+    if spec in EXAMPLES:
         module, wanted = _bundled(spec), ""
     elif ":" in spec:
         name, _, wanted = spec.partition(":")
@@ -36,7 +38,7 @@ def load(spec: str) -> Any:
         except ImportError as error:
             raise InputError(f"strategy: cannot import {name!r} of {spec!r}: {error}") from None
     else:
-        raise InputError(f"strategy: expected one of {', '.join(BUNDLED)} or module:Class, found {spec!r}")
+        raise InputError(f"strategy: expected one of {', '.join(EXAMPLES)} or module:Class, found {spec!r}")
     if wanted:
         found = getattr(module, wanted, None)
         if not (inspect.isclass(found) and issubclass(found, bt.Strategy)):

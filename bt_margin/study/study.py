@@ -213,7 +213,7 @@ def _replay(task: Task) -> RunResult:
         "entry_distance": found["entry_distance"] if verdict != "refused" else None,
         "min_distance": (0.0 if at else found["min_distance"]) if verdict != "refused" else None,
         "warnings": sum(e["name"] == "Warned" for e in events),
-        "forced_orders": sum(e["name"] == "Reduced" for e in events),
+        "forced_orders": sum(e["name"] in ("Reduced", "Deleveraged") for e in events),
         **sums,
         "start_equity_usd": found["start_equity_usd"],
         "final_equity_usd": found["series"]["equity_usd"][-1],
@@ -248,6 +248,8 @@ def judge_run(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None,
         return "liquidated", at, f"{taken['pool']} taken over at {step['price']:,.10g}"
     if any(e["name"] == "Reduced" for e in events):
         return "reduced", None, "forced orders, pool kept"
+    if any(e["name"] == "Deleveraged" for e in events):
+        return "reduced", None, "auto-deleveraged, pool kept"
     return "survived", None, ""
 
 
@@ -264,7 +266,7 @@ def _sums(ledger: Sequence[Mapping[str, Any]], usd: Mapping[str, float]) -> dict
     return {
         "fees_usd": 0.0 - total("fee", forced=False),
         "funding_usd": total("funding"),
-        "interest_usd": 0.0,
+        "interest_usd": 0.0 - total("interest"),
         "liquidation_cost_usd": 0.0 - total("fee", "penalty", forced=True),
         "fund_paid_usd": total("clawback"),
     }

@@ -255,3 +255,39 @@ def test_spot_and_coin_contract_make_a_carry() -> None:
 
     diary = run({COIN: frame(candles), SPOT: frame(candles)}, {1: act}, cash={"BTC": 1.0}, fees=NO_FEES, leverage=3.0)
     assert diary.values[1:] == pytest.approx([60_000] * 4, rel=1e-9)
+
+
+def test_the_coin_carry_example_stands_still_in_usd() -> None:
+    from strategies.coin_carry import CoinCarry
+
+    rng = np.random.default_rng(4)
+    closes = [60_000.0] * 4 + [*(60_000 * np.exp(np.cumsum(rng.normal(0, 0.03, 60)))).round(1)]
+    rates = pd.Series([0.0001] * 7, pd.date_range("2025-09-20T08:00Z", periods=7, freq="8h"))
+    cerebro = bt.Cerebro(stdstats=False)
+    cerebro.broker = MarginBroker(mode="cross", cash=100_000.0, leverage=2.0)
+    cerebro.adddata(feeds.from_dataframe(frame(closes), SPOT))
+    cerebro.adddata(feeds.from_dataframe(frame(closes), COIN, funding=rates))
+    cerebro.addstrategy(CoinCarry)
+    (s,) = cerebro.run()
+    assert s.sizes[COIN] < 0 < s.sizes[SPOT]
+    assert not [e for e in s.broker.events if e.name in ("TakenOver", "Refused")]
+    fees = 100_000 * (0.001 + 0.0005)
+    funding = sum(e.total * closes[-1] for e in s.broker.ledger if e.kind is EntryKind.FUNDING)
+    assert funding > 0
+    assert s.broker.getvalue() == pytest.approx(100_000 - fees + funding, rel=3e-3)
+    assert max(closes) / min(closes) > 1.2
+
+
+def test_a_stress_chart_shows_what_the_builder_says() -> None:
+    from bt_margin import PositionBuilder
+    from bt_margin.report.stress import stress_chart
+
+    book = {"time": "2025-10-08T00:00:00Z", "balances": {"BTC": 1.0},
+            "positions": [{"symbol": COIN, "contracts": 1000, "entry_price": 60_000, "leverage": 10}],
+            "prices": {"mark": {COIN: 60_000}}, "rules": {"extrapolate": "nearest"}}
+    builder = PositionBuilder.from_dict(book)
+    figure = stress_chart(builder, ["cross"])
+    rows = builder.stress("cross")
+    assert list(figure.data[0].x) == [row.shift * 100 for row in rows]
+    assert list(figure.data[0].y) == [row.equity_usd for row in rows]
+    assert min(y for y in figure.data[1].y if y is not None) < 100 < max(figure.data[1].y)
