@@ -19,8 +19,10 @@ from bt_margin.errors import BtMarginError, InputError, MissingPrice, NotSupport
 from bt_margin.model.account import MARGIN_MODES, Account, Order, Position
 from bt_margin.model.assessment import AccountReport, iso
 from bt_margin.model.instrument import Instrument
+from bt_margin.model.loan import LONG, MarginPosition, default_collateral
 from bt_margin.model.market import Market
 from bt_margin.modes import MODES, PLANNED, mode_named, options
+from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import account_pools, assess
 from bt_margin.modes.base import judge
 from bt_margin.rules.book import RuleBook, Rules, load_rules
@@ -36,8 +38,8 @@ class PositionRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froz
     leverage: float | None = None
     position_side: Literal["net", "long", "short"] = "net"
     margin: float | None = None
-    # spot-margin positions, not built yet; known so that they are refused by name, not as a typing error
-    direction: str | None = None
+    # spot-margin positions
+    direction: Literal["long", "short"] | None = None
     margin_currency: str | None = None
     assets: float | None = None
     liability: float | None = None
@@ -53,6 +55,8 @@ class OrderRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     leverage: float | None = None
     position_side: Literal["net", "long", "short"] = "net"
     reduce_only: bool = False
+    margin_currency: str | None = None
+    reverse: bool = False
 
 
 class Prices(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -163,7 +167,8 @@ class PositionBuilder:
         for order in self._orders(account, mode):
             account.place(order)
         report = assess(account, mode_named(mode), market, self._rules, (), rows)
-        return replace(report, warnings=(*report.warnings, *_stood_in(report)))
+        more = (*spot_margin_rules.unusual_collateral(account.positions.values(), self._rules), *_stood_in(report))
+        return replace(report, warnings=(*report.warnings, *more))
 
     def reports(self, mode: str | None = None) -> tuple[list[AccountReport], list[dict[str, str]]]:
         """One mode (a refusal raises), or every mode: (reports, refused with reasons)."""
@@ -250,11 +255,17 @@ class PositionBuilder:
 
     def _position(self, row: PositionRow, path: str, account: Account, mode: str) -> Position:
         instrument = self._instrument(row.symbol, path)
-        if instrument.is_spot or row.assets is not None or row.direction is not None:
-            raise NotSupported(f"{path}: spot-margin positions are not built yet; hold the coins in balances")
         instrument.payoff  # noqa: B018  raises for products that are not built yet
         if row.margin_mode not in ("cross", "isolated"):
             raise InputError(f"{path}.margin_mode: expected cross or isolated, found {row.margin_mode!r}")
+        if instrument.is_spot:
+            loan = self._loan(row, instrument, path)
+            if mode == "isolated" and row.margin_mode == "cross":
+                return replace(loan, margin_mode="isolated", margin=_take_margin(loan, path, account))
+            return loan
+        for name in ("direction", "margin_currency", "assets", "liability", "interest"):
+            if getattr(row, name) is not None:
+                raise InputError(f"{path}.{name}: {row.symbol} is no spot pair; only spot-margin positions have it")
         contracts = _needed(row.contracts, f"{path}.contracts")
         entry = _positive(row.entry_price, f"{path}.entry_price")
         leverage = self._leverage(row.leverage, instrument, f"{path}.leverage")
@@ -273,14 +284,31 @@ class PositionBuilder:
             margin_mode, margin = "isolated", position.initial_at_entry()
             if instrument.is_option:  # an option's initial margin belongs to its mark, not to its entry
                 margin = abs(size) * float(options.short_initial(instrument, self._market(), self._rules, abs(size)))
-            left = account.balance(instrument.settle) - margin
-            if left < 0:
-                raise _Refused(
-                    f"{path}: isolated margin of {margin:,.2f} {instrument.settle} exceeds the balance left for it"
-                )
-            account.balances[instrument.settle] = left
-            account.opening[instrument.settle] = account.opening.get(instrument.settle, 0.0) - margin
+            _take_margin(position, path, account, margin)
         return replace(position, margin_mode=margin_mode, margin=margin)
+
+    def _loan(self, row: PositionRow, instrument: Instrument, path: str) -> MarginPosition:
+        """A spot-margin row. `assets` never hold the margin; `interest` is what has accrued and is not deducted yet."""
+        if row.contracts is not None:
+            raise InputError(f"{path}.contracts: a spot-margin position is given by assets and liability; leave it out")
+        if row.position_side != "net":
+            raise InputError(f"{path}.position_side: expected net; `direction` says long or short")
+        if row.direction is None:
+            raise InputError(f"{path}.direction: expected long or short for {row.symbol}; coins belong in balances")
+        if row.margin_currency not in (instrument.base, instrument.quote):
+            raise InputError(f"{path}.margin_currency: expected {instrument.base} or {instrument.quote}, "
+                             f"found {row.margin_currency!r}")
+        assets, interest = _positive(row.assets, f"{path}.assets"), row.interest or 0.0
+        if interest < 0:
+            raise InputError(f"{path}.interest: expected zero or more, found {interest:g}")
+        liability = _positive(row.liability, f"{path}.liability")
+        margin = _positive(row.margin, f"{path}.margin") if row.margin_mode == "isolated" else 0.0
+        return MarginPosition(
+            instrument, row.margin_mode, "net", assets if row.direction == LONG else -liability,
+            _positive(row.entry_price, f"{path}.entry_price"),
+            self._leverage(row.leverage, instrument, f"{path}.leverage"), margin, 0.0, row.direction,
+            row.margin_currency, assets, liability, interest,
+        )
 
     def _orders(self, account: Account, mode: str) -> list[Order]:
         orders = []
@@ -293,21 +321,32 @@ class PositionBuilder:
             if margin_mode not in MARGIN_MODES:
                 allowed = ", ".join(MARGIN_MODES)
                 raise InputError(f"{path}.margin_mode: expected one of {allowed}, found {margin_mode!r}")
-            if instrument.is_spot and margin_mode != "cash":
-                raise NotSupported(f"{path}: spot-margin orders are not built yet; margin_mode must be cash")
+            cash = margin_mode == "cash"
+            if not instrument.is_spot and cash:
+                raise InputError(f"{path}.margin_mode: {row.symbol} needs isolated or cross, found cash")
+            if (row.margin_currency is not None or row.reverse) and not (instrument.is_spot and not cash):
+                raise InputError(f"{path}: margin_currency and reverse are for spot pairs in isolated or cross margin")
             if margin_mode == "cross" and mode == "isolated":
                 margin_mode = "isolated"
             held = account.positions.get(
                 Order(0, instrument, row.side, 1.0, None, margin_mode, row.position_side).key
             )
-            leverage = 1.0
-            if not instrument.is_spot:
+            leverage, collateral = 1.0, ""
+            if instrument.is_spot and not cash:
+                usual = default_collateral(instrument.base, instrument.quote, row.side)
+                collateral = row.margin_currency or (held.currency if held else usual)
+                if collateral not in (instrument.base, instrument.quote):
+                    raise InputError(f"{path}.margin_currency: expected {instrument.base} or {instrument.quote}, "
+                                     f"found {collateral!r}")
+            if not cash:
+                if held is None and instrument.is_spot:  # the pair's other margin mode tells its leverage
+                    held = next((p for p in account.positions.values() if p.symbol == row.symbol), None)
                 given = row.leverage if row.leverage is not None else held.leverage if held else None
                 leverage = self._leverage(given, instrument, f"{path}.leverage")
             price = None if row.price is None else _positive(row.price, f"{path}.price")
             orders.append(
                 Order(i + 1, instrument, row.side, _positive(row.amount, f"{path}.amount"), price, margin_mode,
-                      row.position_side, leverage, row.reduce_only)
+                      row.position_side, leverage, row.reduce_only, collateral, row.reverse)
             )
         return orders
 
@@ -321,12 +360,24 @@ class PositionBuilder:
         if instrument.is_option:
             return 1.0  # options know no leverage setting
         leverage = _positive(value, path)
-        limit = self._rules.tiers(instrument.symbol).max_leverage
+        spot, symbol = instrument.is_spot, instrument.symbol
+        limit = (self._rules.margin_tiers(symbol) if spot else self._rules.tiers(symbol)).max_leverage
         if leverage > limit:
             raise InputError(
-                f"{path}: expected at most {limit:g}, the maximum of {instrument.symbol}, found {leverage:g}"
+                f"{path}: expected at most {limit:g}, the maximum of {symbol}, found {leverage:g}"
             )
         return leverage
+
+
+def _take_margin(position: Position, path: str, account: Account, margin: float | None = None) -> float:
+    """Take the margin of a cross position that gets a pool of its own (default: initial at entry) out of cash."""
+    amount, currency = position.initial_at_entry() if margin is None else margin, position.currency
+    left = account.balance(currency) - amount
+    if left < 0:
+        raise _Refused(f"{path}: isolated margin of {amount:,.2f} {currency} exceeds the balance left for it")
+    account.balances[currency] = left
+    account.opening[currency] = account.opening.get(currency, 0.0) - amount
+    return amount
 
 
 class _Refused(InputError):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bt_margin.engine.accrual import FundingSeries, settlements
+from bt_margin.engine.accrual import HOUR, FundingSeries, settlements
 from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.account import Account
 from bt_margin.model.instrument import Instrument
@@ -34,8 +34,14 @@ class Deleveraging:
             raise InputError(f"deleveraging: side is long, short or empty, found {self.side!r}")
 
 
-Due = tuple[int, int, PositionKey, "float | Deleveraging | Instrument | None"]
-"""(time, rank, position, cause): a funding rate (None: not known), a deleveraging, or the instrument that expires."""
+@dataclass(frozen=True, slots=True)
+class InterestHour:
+    """A full hour strikes for a spot-margin position."""
+
+
+Due = tuple[int, int, PositionKey, "float | InterestHour | Deleveraging | Instrument | None"]
+"""(time, rank, position, cause): a funding rate (None: not known), an hour of interest, a deleveraging, or the
+instrument that expires."""
 
 
 def due_events(account: Account, funding: Mapping[str, FundingSeries], script: Sequence[Deleveraging], rules: Rules,
@@ -52,6 +58,9 @@ def due_events(account: Account, funding: Mapping[str, FundingSeries], script: S
         if position.instrument.is_swap:
             hours = rules.funding(key.symbol).interval_hours
             due += [(time, 0, key, rate) for time, rate in settlements(funding.get(key.symbol), hours, start, end)]
+        if position.instrument.is_spot:  # a margin pair: interest, and no deleveraging (rule book section 7)
+            due += [(time, 0, key, InterestHour()) for time in range((start // HOUR + 1) * HOUR, end + 1, HOUR)]
+            continue
         for one in script:
             side = "long" if position.size > 0 else "short"
             if start < one.time <= end and one.symbol == key.symbol and one.side in ("", side):

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bt_margin.engine import orders as order_rules
+from bt_margin.engine import spot_margin
 from bt_margin.engine.accrual import FundingSeries, funding_entries
-from bt_margin.engine.clock import Deleveraging, References, due_events
+from bt_margin.engine.clock import Deleveraging, InterestHour, References, due_events
 from bt_margin.engine.orders import Refusal
 from bt_margin.engine.takeover import deleverage, force, settle, settle_cash, settle_isolated
 from bt_margin.errors import InputError, MissingPrice, NotConserved, NotSupported
@@ -32,17 +33,20 @@ from bt_margin.model.event import (
 )
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.modes import options
+from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
 from bt_margin.modes.base import CancelOrders, Judgement, MarginMode, Pool, judge
-from bt_margin.modes.cross import CROSS
+from bt_margin.modes.cross import CROSS, early_cancellation
 from bt_margin.modes.distance import distance
 from bt_margin.modes.isolated import pool_name
 from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.rules.book import RuleBook, Rules
 from bt_margin.rules.tables import Evidence
 
+EARLY = "cancelled by risk control (free margin below maintenance margin and order costs)"
 BEFORE_LIQUIDATION = "cancelled before liquidation (insufficient margin)"
 DUST = 1e-9  # of the traded notional: below it a remainder is rounding, not a deficit
 
@@ -63,8 +67,8 @@ class MarginEngine:
     """An account of one mode, under a rule book, moving through markets.
 
     `slippage` is the share of the price that forced orders lose (0 by default: the venue's records show fills at
-    the trigger). `funding` holds settled rates by symbol, `deleveraging` scripted auto-deleveraging. `strict`
-    refuses missing funding instead of counting it.
+    the trigger). `funding` holds settled rates by symbol, `interest` yearly borrow rates by currency (the rules' own
+    otherwise), `deleveraging` scripted auto-deleveraging. `strict` refuses missing funding instead of counting it.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class MarginEngine:
         *,
         extrapolate: str = "nearest",
         funding: Mapping[str, FundingSeries] | None = None,
+        interest: Mapping[str, float] | None = None,
         deleveraging: Sequence[Deleveraging] = (),
         slippage: float = 0.0,
         strict: bool = False,
@@ -86,6 +91,7 @@ class MarginEngine:
         self.market = market
         self.extrapolate = extrapolate
         self.funding = dict(funding or {})
+        self.interest = dict(interest or {})
         self.deleveraging = tuple(deleveraging)
         self.slippage = slippage
         self.strict = strict
@@ -218,12 +224,16 @@ class MarginEngine:
         if isinstance(answer, Refusal):
             self.refuse(order, answer)
             return answer
-        booked = self._spot(answer, price, maker, fee) if order.is_cash else self._trade(
-            answer, price, maker)
+        if order.is_cash:
+            booked = self._spot(answer, price, maker, fee)
+        elif order.instrument.is_spot:
+            booked = self._loan(answer, price, maker)
+        else:
+            booked = self._trade(answer, price, maker)
         rest = order.instrument.snap((resting or order).size - size)
         if resting is not None and rest > 0:
             self.account.place(replace(resting, size=rest))
-        self._settle_cash(order.currency, float(order.instrument.notional(size, price)))
+        self._settle_cash(answer.currency, float(order.instrument.notional(size, price)))
         return booked
 
     def set_leverage(self, key: PositionKey, leverage: float) -> Refusal | None:
@@ -235,11 +245,17 @@ class MarginEngine:
         position = self.account.positions.get(key)
         if position is None:
             raise InputError(f"set_leverage: no position {key.symbol} {key.margin_mode} {key.side}")
-        tiers = self.rules.tiers(key.symbol)
-        if leverage > tiers.max_leverage:
-            return Refusal(f"leverage {leverage:g} is above the maximum {tiers.max_leverage:g} (59102)")
-        if abs(position.size) > tiers.max_size(leverage):
-            return Refusal(f"the position exceeds what leverage {leverage:g} allows (59247)")
+        if isinstance(position, MarginPosition):
+            mark = float(self.market.mark(key.symbol))
+            reason = spot_margin_rules.leverage_refusal(position, leverage, mark, self.rules)
+            if reason:
+                return Refusal(reason)
+        else:
+            tiers = self.rules.tiers(key.symbol)
+            if leverage > tiers.max_leverage:
+                return Refusal(f"leverage {leverage:g} is above the maximum {tiers.max_leverage:g} (59102)")
+            if abs(position.size) > tiers.max_size(leverage):
+                return Refusal(f"the position exceeds what leverage {leverage:g} allows (59247)")
         settle, top_up = position.currency, 0.0
         if key.margin_mode == "isolated":
             need = replace(position, leverage=leverage).initial_at_entry()
@@ -385,6 +401,8 @@ class MarginEngine:
         for time, _, key, cause in due:
             if cause is None or isinstance(cause, float):
                 self._fund(time, key, cause)
+            elif isinstance(cause, InterestHour):
+                self._charge_interest(time, key)
             elif isinstance(cause, Deleveraging):
                 self._deleverage(time, key, cause)
             else:
@@ -402,6 +420,14 @@ class MarginEngine:
             for entry in funding_entries(self.account, held, rate, time, self.market, self.rules):
                 self.account.apply(entry)
             self._settle_cash(held.currency, 0.0)
+
+    def _charge_interest(self, time: int, key: PositionKey) -> None:
+        loan = spot_margin.loan_of(self.account, key)
+        if loan is not None:
+            yearly = self.interest.get(loan.debt_currency)
+            hourly = (self.rules.interest(loan.debt_currency).hourly if yearly is None
+                      else yearly / spot_margin.YEAR_HOURS)
+            spot_margin.accrue_interest(self.account, key, hourly, time)
 
     def _deleverage(self, time: int, key: PositionKey, cause: Deleveraging) -> None:
         position = self.account.positions.get(key)
@@ -461,11 +487,22 @@ class MarginEngine:
         """Liquidate every pool in breach, isolated ones first, until none is left; the pools as then judged."""
         for _ in range(10_000):
             judged = [(p, judge(p, self.market, self.rules)) for p in account_pools(self.account) if p.positions]
+            if self.account.orders and self._cancel_early([p for p, _ in judged]):
+                continue
             pool = next((p for p, judgement in judged if self._breaches(p, judgement)), None)
             if pool is None:
                 return judged
             self._liquidate(pool.name, pool.mode)
         raise NotConserved("risk control: a breach is never resolved; this is a defect, please report the book")
+
+    def _cancel_early(self, pools: Sequence[Pool]) -> bool:
+        """Risk control's cancellation before 100 %, where the rules have one. True: some orders went."""
+        for pool in pools:
+            going = early_cancellation(pool, self.market, self.rules) if pool.mode is CROSS else ()
+            if going:
+                self._cancel(pool.name, going, self.assess(), self._ratio(pool), EARLY, self.market.time)
+                return True
+        return False
 
     def _in_breach(self, pool: Pool) -> bool:
         return bool(pool.positions) and self._breaches(pool, judge(pool, self.market, self.rules))
@@ -523,7 +560,10 @@ class MarginEngine:
     def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: AccountReport) -> None:
         position = self.account.positions[key]
         price = float(self.market.mark(key.symbol)) * (1 + math.copysign(self.slippage, size))
-        trade = force(self.account, position, size, price, self.market, self.rules)
+        if isinstance(position, MarginPosition):
+            trade = spot_margin.force(self.account, position, size, price, self.market.time, self.rules)
+        else:
+            trade = force(self.account, position, size, price, self.market, self.rules)
         left = self.account.positions.get(key)
         remaining = left.size if left is not None else 0.0
         self.events.append(
@@ -586,6 +626,8 @@ class MarginEngine:
         position = self.account.positions.get(order.key)
         if position is None or order.closes or order.is_cash or order.leverage == position.leverage:
             return None
+        if order.instrument.is_spot and position.sign != order.sign:
+            return None  # what a reversal opens is a position of its own
         if order_rules.opening(self.account, order) <= 0:
             return None
         return self.set_leverage(order.key, order.leverage)
@@ -603,6 +645,16 @@ class MarginEngine:
         if opens:
             opened_fee = self._open(order, opens, price, maker)
         return Fill(order.sign * closes, order.sign * opens, price, pnl, closed_fee, opened_fee)
+
+    def _loan(self, order: Order, price: float, maker: bool) -> Fill:
+        """Spot margin: borrow and trade, or trade and repay; what a close leaves negative is refunded."""
+        position = spot_margin.loan_of(self.account, order.key)
+        report = self.assess() if position is not None and position.sign != order.sign else None
+        traded = spot_margin.trade(self.account, order, price, maker, self.market, self.rules)
+        if position is not None and report is not None:
+            paid = settle_isolated(self.account, order.key, self.market.time, True)
+            self._bankrupt(self._pool_of(position), position, paid, float(position.notional(self.market)), report)
+        return Fill(traded.closed, traded.opened, price, traded.pnl, traded.closed_fee, traded.opened_fee)
 
     def _fee(self, order: Order, size: float, price: float, maker: bool) -> float:
         row = self.rules.fees(FEE_KIND[order.instrument.kind])

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bt_margin.engine import spot_margin
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import OrderReport
+from bt_margin.model.loan import LONG, SHORT
 from bt_margin.model.market import Market
+from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import order_report
 from bt_margin.modes.base import judge
 from bt_margin.modes.cross import CROSS, reserved
@@ -38,13 +41,20 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         return Refusal(f"{order.symbol} has expired")
     if order.is_cash:
         return _funds(account, order, market, rules)
+    if order.instrument.is_spot:
+        answer = spot_margin.prepare(account, order, market, rules)
+        if isinstance(answer, str):
+            return Refusal(answer)
+        if answer.closes:
+            return answer
+        return _within_tiers(account, answer, market, rules) or _funds(account, answer, market, rules)
     if order.closes:
         position = account.positions.get(order.key)
         held = 0.0 if position is None else -position.size * order.sign
         if held <= 0:
             return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
         return replace(order, size=min(order.size, held))  # cut, not refused: DEMO-OVER-CLOSE-CLIP-1
-    refusal = _within_tiers(account, order, rules)
+    refusal = _within_tiers(account, order, market, rules)
     return refusal or _funds(account, order, market, rules)
 
 
@@ -55,11 +65,12 @@ def opening(account: Account, order: Order) -> float:
     return parts[0][1] if parts else 0.0
 
 
-def _within_tiers(account: Account, order: Order, rules: Rules) -> Refusal | None:
+def _within_tiers(account: Account, order: Order, market: Market, rules: Rules) -> Refusal | None:
     """Position + same-side opening orders + this order may not exceed what the leverage allows (51004)."""
     if order.instrument.is_option:
         return None  # sellers' tiers raise the margin factor instead
-    tiers = rules.tiers(order.symbol)
+    spot = order.instrument.is_spot
+    tiers = rules.margin_tiers(order.symbol) if spot else rules.tiers(order.symbol)
     if order.leverage > tiers.max_leverage:
         return Refusal(
             f"leverage {order.leverage:g} is above the maximum {tiers.max_leverage:g} of {order.symbol} (59102)"
@@ -69,6 +80,10 @@ def _within_tiers(account: Account, order: Order, rules: Rules) -> Refusal | Non
         return None
     position = account.positions.get(order.key)
     held = max(0.0, position.size * order.sign) if position else 0.0
+    price = float(spot_margin_rules.order_price(order, market)) if spot else 0.0
+    loan = spot_margin.loan_of(account, order.key)
+    if loan is not None and loan.sign == order.sign:
+        held = loan.liability / (price if loan.is_long else 1.0)  # what is borrowed counts, in base coin at the price
     resting = sum(
         size
         for other, size in opening_parts(
@@ -76,13 +91,23 @@ def _within_tiers(account: Account, order: Order, rules: Rules) -> Refusal | Non
         )
         if other.side == order.side and other.id != order.id
     )
-    limit = tiers.max_size(order.leverage)
+    limit = _largest_position(order, price, rules)
     if held + resting + opens > limit * (1 + 1e-12):
         return Refusal(
-            f"position would exceed the {limit:g} contracts that leverage {order.leverage:g} allows (51004)",
+            f"position would exceed the {limit:g} {order.instrument.base if spot else 'contracts'} that leverage "
+            f"{order.leverage:g} allows (51004)",
             largest_size=max(0.0, order.instrument.floor(limit - held - resting)),
         )
     return None
+
+
+def _largest_position(order: Order, price: float, rules: Rules) -> float:
+    """The most contracts, or base coin borrowed (spot margin), that the order's leverage allows."""
+    if not order.instrument.is_spot:
+        return rules.tiers(order.symbol).max_size(order.leverage)
+    direction = LONG if order.side == "buy" else SHORT
+    debt = spot_margin_rules.largest_debt(order.instrument, direction, order.leverage, price, rules)
+    return debt / price if direction == LONG else debt
 
 
 def headroom(account: Account, order: Order | None, market: Market, rules: Rules, currency: str) -> float:
@@ -103,7 +128,7 @@ def headroom(account: Account, order: Order | None, market: Market, rules: Rules
     free = float(judgement.equity) - float(judgement.initial)
     if order is None:
         return free
-    if rules.orders.order_loss and order.margin_mode == "cross" and not order.instrument.is_option:
+    if rules.orders.order_loss and order.margin_mode == "cross" and order.instrument.is_contract:
         part = opening(account, order)
         if part > 0:
             free -= float(order_loss(replace(order, size=part), market))
@@ -112,7 +137,7 @@ def headroom(account: Account, order: Order | None, market: Market, rules: Rules
         fees = sum(
             float(o.instrument.notional(o.size, order_price(o, market))) * taker(o.instrument, rules)
             for o in pool.orders
-            if o.margin_mode == "isolated" and not o.instrument.is_option
+            if o.margin_mode == "isolated" and o.instrument.is_contract
         )
         free = min(free, pool.cash - float(spot) - float(isolated) - fees)
     return free
@@ -145,7 +170,7 @@ def largest_affordable(account: Account, order: Order, market: Market, rules: Ru
 
     def fits(size: float) -> bool:
         trial = replace(order, size=size)
-        if not order.is_cash and _within_tiers(account, trial, rules) is not None:
+        if not order.is_cash and _within_tiers(account, trial, market, rules) is not None:
             return False
         return headroom(account, trial, market, rules, currency) >= -1e-9 * max(
             1.0, abs(account.balance(currency))
@@ -153,7 +178,7 @@ def largest_affordable(account: Account, order: Order, market: Market, rules: Ru
 
     low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
     if not order.is_cash and not instrument.is_option:
-        ceiling = rules.tiers(order.symbol).max_size(order.leverage) * 2
+        ceiling = _largest_position(order, float(order_price(order, market)), rules) * 2
     else:
         ceiling = 1e18
     while fits(high) and high < ceiling:

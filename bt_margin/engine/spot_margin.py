@@ -7,8 +7,8 @@ assets, margin and surplus return to the balance. Assets and margin in two curre
 is paid by the margin (isolated) or the balance (cross), a surplus is profit there.
 
 A close of the whole position repays everything in one fill: what assets do not cover comes out of margin or balance at
-the fill's price, and the fee of the coins bought back is bought on top, so that the debt ends at exactly zero (inferred:
-the venue's text speaks of amounts per order). A partial close frees no isolated margin (inferred).
+the fill's price, and the fee of the coins bought back is bought on top, so that the debt ends at exactly zero
+(inferred: the venue's text speaks of amounts per order). A partial close frees no isolated margin (inferred).
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def trade(account: Account, order: Order, price: float, maker: bool, market: Mar
 def _open(account: Account, order: Order, size: float, price: float, rate: float, time: int) -> tuple[float, float]:
     """Borrow, trade, pay the fee out of what comes in, post the margin (isolated): (signed base coin, fee in quote).
 
-    The margin is the amount before the fee / leverage (rule book section 3.2). A long of 1 BTC at 0.1 % opens 0.999 BTC.
+    The margin is the amount before the fee / leverage (rule book section 3.2). Buying 1 BTC at 0.1 % opens 0.999 BTC.
     """
     instrument, key, long = order.instrument, order.key, order.side == "buy"
     value, fee = size * price, size * rate
@@ -179,20 +179,23 @@ def _close(account: Account, position: MarginPosition, order: Order, size: float
         """A gap out of the margin of an isolated position; all else meets the balance."""
         return {"margin": amount} if isolated and amount < 0 else {"cash": amount}
 
-    def book(kind: EntryKind, currency: str, **more: float) -> None:
+    def book(kind: EntryKind, currency: str, **more: float | str) -> None:
         account.apply(Entry(time, kind, currency, key=key, instrument=instrument, price=price, order=order.id,
                             **more))  # type: ignore[arg-type]
 
     given = min(give, position.assets)
     base = give if position.is_long else take
     closed = order.sign * (abs(position.size) if ends else size if give == wanted else base)
-    book(EntryKind.TRADE, position.asset_currency, assets=-given, size=closed, **into(given - give))
     if fee:
         book(EntryKind.FEE, position.debt_currency, liability=fee)
     _repay(account, position, fee, net, ends, into, book)
+    book(EntryKind.TRADE, position.asset_currency, assets=-given, size=closed, **into(given - give))
     left = loan_of(account, key)
     if ends and left is not None and left.assets:
-        book(EntryKind.TRANSFER, position.asset_currency, cash=left.assets, assets=-left.assets)
+        book(EntryKind.TRANSFER, position.asset_currency, cash=left.assets, assets=-left.assets, note="assets freed")
+    left = loan_of(account, key)
+    if ends and left is not None and left.margin > 0:
+        book(EntryKind.TRANSFER, position.currency, cash=left.margin, margin=-left.margin, note="margin freed")
     return closed, fee if position.is_long else fee * price
 
 
@@ -211,8 +214,8 @@ def _repay(account: Account, position: MarginPosition, fee: float, net: float, e
 
 
 def accrue_interest(account: Account, key: PositionKey, rate: float, time: int) -> None:
-    """A full hour strikes: what accrued at the last one moves into the liability, then the liability standing is charged
-    an hour at `rate` (rule book section 9)."""
+    """A full hour strikes: what accrued at the last one moves into the liability, then the liability standing is
+    charged an hour at `rate` (rule book section 9)."""
     position = loan_of(account, key)
     if position is None:
         return
@@ -232,9 +235,9 @@ def force(account: Account, position: MarginPosition, size: float, price: float,
     """Close `size` (signed change) by force: the same share of assets and debt, at `price`; fee and penalty on top.
 
     The penalty is the maintenance rate of the tier the closed debt falls in x that debt, the fee the taker rate on debt
-    and penalty, so that at a ratio of 1 nothing is left: what the requirement reserved (inferred; section 7 gives it for
-    contracts). All of it meets the margin of an isolated position, the balance of a cross one. What is returned is in
-    the quote currency.
+    and penalty, so that at a ratio of 1 nothing is left: what the requirement reserved (inferred; section 7 gives it
+    for contracts). All of it meets the margin of an isolated position, the balance of a cross one. What is returned is
+    in the quote currency.
     """
     whole = size == -position.size
     share = 1.0 if whole else abs(size / position.size)

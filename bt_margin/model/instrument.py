@@ -107,6 +107,11 @@ class Instrument:
     def is_option(self) -> bool:
         return self.kind is Kind.OPTION
 
+    @property
+    def is_contract(self) -> bool:
+        """True for swaps and futures."""
+        return not (self.is_spot or self.is_option)
+
     @cached_property
     def terms(self) -> SymbolParts:
         """The symbol, taken apart: expiry, strike, right."""

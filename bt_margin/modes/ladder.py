@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from bt_margin.model.account import Position
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
 from bt_margin.modes.valuation import forced_size
@@ -48,9 +49,10 @@ def delta_neutral(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, 
     Source: rule book section 7 (rewrites: pairs, net delta kept, larger margin first; the size of a cut is inferred).
     """
     margin = {row.unit: float(row.maintenance) for row in pool.mode.charges(pool, market, rules)
-              if row.name == "position margin"}
-    for base in sorted({p.instrument.base for p in pool.positions if p.plain}):
-        group = [p for p in pool.positions if p.plain and p.instrument.base == base]
+              if row.name in ("position margin", "loan margin")}
+    paired = [p for p in pool.positions if p.plain or isinstance(p, MarginPosition)]
+    for base in sorted({p.instrument.base for p in paired}):
+        group = [p for p in paired if p.instrument.base == base]
         ranked = sorted(group, key=lambda p: (-margin.get(p.symbol, 0.0), p.key))
         long = next((p for p in ranked if p.sign > 0), None)
         short = next((p for p in ranked if p.sign < 0), None)

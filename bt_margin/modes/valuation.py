@@ -232,8 +232,9 @@ def price_at_gap_zero(position: Position, pool: Pool, gap: float, rate: float, m
             slope += backing - requirement
     if slope == 0.0:
         return None
-    x = position.straight(mark) - gap / slope
-    return position.straight(x) if x > 0 else None
+    now = position.straight(mark)
+    x = now - gap / slope
+    return position.straight(x) if x > 1e-9 * now else None  # rounding aside, a fully paid position has none
 
 
 def break_even_price(position: Position, fee: float) -> float:

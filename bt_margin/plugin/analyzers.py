@@ -96,7 +96,8 @@ def entry_dict(entry: Entry) -> dict[str, Any]:
     key = entry.key
     return {
         "time": entry.time, "kind": str(entry.kind), "currency": entry.currency, "cash": entry.cash,
-        "margin": entry.margin, "fund": entry.fund,
+        "margin": entry.margin, "fund": entry.fund, "assets": entry.assets, "liability": entry.liability,
+        "interest": entry.interest,
         "symbol": key.symbol if key else entry.instrument.symbol if entry.instrument else "",
         "margin_mode": key.margin_mode if key else "cash", "side": key.side if key else "",
         "size": entry.size, "price": entry.price, "order": entry.order, "note": entry.note,

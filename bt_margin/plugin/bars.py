@@ -11,8 +11,7 @@ import backtrader as bt
 
 from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.assessment import iso
-from bt_margin.model.instrument import Kind, is_symbol
-from bt_margin.model.market import parse_kind
+from bt_margin.model.instrument import is_symbol
 
 OPEN, HIGH, LOW, CLOSE = range(4)
 
@@ -47,7 +46,7 @@ def read_bar(data: Any, since: int | None) -> Bar | None:
             return None
     else:
         _check(last, symbol, "price", close_ms)
-        if hasattr(lines, "mark_open") and parse_kind(symbol) is not Kind.SPOT:
+        if hasattr(lines, "mark_open"):
             marks = (float(lines.mark_open[0]), float(lines.mark_high[0]), float(lines.mark_low[0]),
                      float(lines.mark[0]))
             if not all(math.isnan(value) for value in marks):

@@ -59,9 +59,9 @@ class MarginBroker(BackBroker):
     `currency` or {currency: amount}), `currency`, `rules` (a RuleBook), `rules_as_of` ("then" or a date),
     `extrapolate` (nearest | never), `position_mode` (net | hedge), `leverage` (the setting: a float or
     {symbol: float}), `path` (adverse | ohlc | close), `fees` and `instruments` (overlays, as in the book file),
-    `deleveraging` (a sequence of Deleveraging: scripted auto-deleveraging), `slippage` (share of the price that
-    forced orders lose), `strict` (nothing stands in), `min_value` (floor of `getvalue`, so that stock analyzers
-    survive a wipe-out).
+    `interest` ({currency: yearly borrow rate}; the rules' own otherwise), `deleveraging` (a sequence of Deleveraging:
+    scripted auto-deleveraging), `slippage` (share of the price that forced orders lose), `strict` (nothing stands in),
+    `min_value` (floor of `getvalue`, so that stock analyzers survive a wipe-out).
     """
 
     params = tuple(OWN.items())
@@ -153,7 +153,8 @@ class MarginBroker(BackBroker):
         market = market_at(Market(time, strict=bool(self.p.strict)), bars, OPEN, time, self.p.currency)
         return MarginEngine(
             self._account, mode_named(self.p.mode), self._book, market, extrapolate=self.p.extrapolate,
-            funding=funding, deleveraging=self.p.deleveraging, slippage=self.p.slippage, strict=bool(self.p.strict),
+            funding=funding, interest=self.p.interest, deleveraging=self.p.deleveraging, slippage=self.p.slippage,
+            strict=bool(self.p.strict),
         )
 
     # -- what users read ----------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class MarginBroker(BackBroker):
         orders = []
         for i, (data, size) in enumerate(sizes.items()):
             key, instrument = self.key(data), self.instrument(data)
-            leverage = 1.0 if instrument.is_spot else self.leverage_of(key)
+            leverage = 1.0 if key.margin_mode == "cash" else self.leverage_of(key)
             orders.append(
                 Order(-1 - i, instrument, "buy" if size > 0 else "sell", abs(size), None, key.margin_mode, key.side,
                       leverage)
@@ -289,6 +290,15 @@ class MarginBroker(BackBroker):
             return 1.0
         market = self.engine.market
         return float(market.usd(settle)) / float(market.usd(currency))
+
+    def _in_settlement(self, entry: Entry, key: PositionKey | None) -> float:
+        """What an entry gained in the settlement currency of a position: base coin of a margin pair at its mark."""
+        key = entry.key or key
+        if entry.total and key is not None and key.symbol in self._feeds:
+            instrument = self.instrument(self._feeds[key.symbol])
+            if instrument.is_spot and key.margin_mode != "cash" and entry.currency == instrument.base:
+                return entry.total * float(self.engine.market.mark(instrument.symbol))
+        return entry.total
 
     def getcommissioninfo(self, data: Any) -> Any:
         feed = feed_of(data)
@@ -376,10 +386,11 @@ class MarginBroker(BackBroker):
         instrument, key = self.instrument(data), self.key(data, options)
         if not (isinstance(size, (int, float)) and math.isfinite(size) and size > 0):
             raise InputError(f"size: expected a finite number above zero, found {size!r} for {key.symbol}")
-        if instrument.is_spot and options.get("reduce_only"):
+        in_cash = key.margin_mode == "cash"
+        if in_cash and options.get("reduce_only"):
             raise InputError(f"reduce_only: {key.symbol} trades in cash, where every sell reduces; leave it out")
         options.update(margin_mode=key.margin_mode, position_side=key.side)
-        if opposes_parent(options.get("parent"), side) and not instrument.is_spot:
+        if opposes_parent(options.get("parent"), side) and not in_cash:
             options["reduce_only"] = True  # a bracket's children end a position; they never open another
         if key != self.key(feed_of(data), {"position_side": key.side}) or key.side != "net":
             options["tradeid"] = (options.get("tradeid", 0), key.side, key.margin_mode)
@@ -430,6 +441,8 @@ class MarginBroker(BackBroker):
             self._refused(order, answer)
             return False
         self._resting[wanted.id] = order
+        if answer.closes and not wanted.closes:
+            order.addinfo(reduce_only=True)  # spot margin, against the position
         if answer.size != wanted.size:
             cut(order, answer.size)
         return True
@@ -582,7 +595,13 @@ class MarginBroker(BackBroker):
             if wanted.closes and abs(booked.closed) < size:
                 cut(order, abs(booked.closed))
                 whole = True
-            self._report(order, one, booked, wanted.key, paid_back(self._account.ledger[before:]), whole)
+            elif instrument.is_spot and not wanted.is_cash and booked.closed and not booked.opened and (
+                abs(booked.closed) != size or wanted.key not in self._account.positions
+            ):
+                cut(order, abs(booked.closed))  # the position ended, or had no more assets to give
+                whole = True
+            refund = paid_back(self._account.ledger[before:], wanted.key, self._in_settlement)
+            self._report(order, one, booked, wanted.key, refund, whole)
         self._entries_told = len(self._account.ledger)  # this fill's own entries: told with it
         self._tell()
 
@@ -613,7 +632,7 @@ class MarginBroker(BackBroker):
         engine, ledger = self.engine, self._account.ledger
         if self._entries_told == len(ledger) and self._events_told == len(engine.events):
             return
-        forced, funding = costs(ledger[self._entries_told:])
+        forced, funding = costs(ledger[self._entries_told:], self._in_settlement)
         self._entries_told = len(ledger)
         for key, cost in funding:
             self.holdings.charge(key, cost * self.rate_of(self.instrument(self._feeds[key.symbol])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import backtrader as bt
@@ -86,7 +86,8 @@ class Holdings:
             return math.copysign(float(instrument.notional(size, at)), size) if size else 0.0
 
         position = self._feeds[order.data]
-        entry = position.price
+        loan = instrument.is_spot and key.margin_mode != "cash"
+        entry = self.leg(key).price if loan else position.price
         info = isinstance(comminfo, MarginCommInfo)
         if instrument.is_spot:  # the venue books coins, not a profit
             pnl = comminfo.profitandloss(-closed, entry, price) * (factor if info else 1.0)
@@ -122,31 +123,35 @@ def _split(held: float, change: float, instrument: Instrument) -> tuple[float, f
     return -held, left
 
 
-def costs(entries: Sequence[Entry]) -> tuple[list[float], list[tuple[PositionKey, float]]]:
-    """What the ledger says happened by itself, in the currency of each entry: (forced trades, funding).
+Worth = Callable[[Entry, PositionKey | None], float]
+"""What an entry about a position (its own, else the given one) gained, in that position's settlement currency."""
+
+
+def costs(entries: Sequence[Entry], worth: Worth) -> tuple[list[float], list[tuple[PositionKey, float]]]:
+    """What the ledger says happened by itself, in settlement currencies: (forced trades, funding and interest).
 
     Per trade nobody asked for (liquidation, delivery, deleveraging), in their order: its fee and penalty, less what the
-    insurance fund paid back, plus what it kept. Per funding entry: the position and what it paid, less what the fund
-    paid of that.
+    insurance fund paid back, plus what it kept. Per funding or interest entry: the position and what it paid, less what
+    the fund paid of that.
     """
     forced: list[float] = []
     funding: list[tuple[PositionKey, float]] = []
-    in_forced = False
+    in_forced, key = False, None
     for entry in entries:
-        if entry.kind is EntryKind.FUNDING and entry.key is not None:
-            in_forced = False
-            funding.append((entry.key, -entry.total))
+        if entry.kind in (EntryKind.FUNDING, EntryKind.INTEREST) and entry.key is not None:
+            in_forced, key = False, entry.key
+            funding.append((entry.key, -worth(entry, key)))
         elif entry.note in FORCED and entry.kind is EntryKind.FEE:
-            in_forced = True
-            forced.append(-entry.total)
+            in_forced, key = True, entry.key
+            forced.append(-worth(entry, key))
         elif entry.kind in (EntryKind.PENALTY, EntryKind.CLAWBACK, EntryKind.TRANSFER):
             if in_forced:
-                forced[-1] -= entry.total
+                forced[-1] -= worth(entry, key)
             elif entry.kind is EntryKind.CLAWBACK and funding:
-                funding[-1] = (funding[-1][0], funding[-1][1] - entry.total)
+                funding[-1] = (funding[-1][0], funding[-1][1] - worth(entry, key))
     return forced, funding
 
 
-def paid_back(entries: Iterable[Entry]) -> float:
-    """What the insurance fund paid within these entries, in their currency."""
-    return math.fsum(entry.total for entry in entries if entry.kind is EntryKind.CLAWBACK)
+def paid_back(entries: Iterable[Entry], key: PositionKey, worth: Worth) -> float:
+    """What the insurance fund paid within these entries, in the settlement currency of the position."""
+    return math.fsum(worth(entry, key) for entry in entries if entry.kind is EntryKind.CLAWBACK)

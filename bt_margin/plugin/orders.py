@@ -7,9 +7,9 @@ from typing import Any
 
 from backtrader import Order as BtOrder
 
-from bt_margin.errors import InputError, NotSupported
+from bt_margin.errors import InputError
 from bt_margin.model.account import MARGIN_MODES, Order
-from bt_margin.model.instrument import Instrument
+from bt_margin.model.instrument import Instrument, is_symbol
 from bt_margin.model.ledger import PositionKey
 
 POSITIONAL = (
@@ -58,9 +58,6 @@ def options_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, An
     for name in options:
         if name not in POSITIONAL and name not in ORDER_OPTIONS and name not in STOCK_OPTIONS:
             raise InputError(f"order option {name!r} is unknown; known are {', '.join(sorted(ORDER_OPTIONS))}")
-    for name in ("margin_currency", "reverse"):
-        if options.get(name) is not None:
-            raise NotSupported(f"order option {name}: spot-margin positions are not built yet; leave it out")
     if options.get("post_only") and options.get("exectype") != BtOrder.Limit:
         raise InputError("post_only: expected a limit order (exectype=bt.Order.Limit), found another type")
     leverage = options.get("leverage")
@@ -79,8 +76,16 @@ def position_key(data: Any, instrument: Instrument, options: Mapping[str, Any], 
         raise InputError(f"margin_mode: expected one of {', '.join(MARGIN_MODES)}, found {margin_mode!r}")
     if side not in ("net", "long", "short"):
         raise InputError(f"position_side: expected net, long or short, found {side!r}")
-    if instrument.is_spot and (margin_mode != "cash" or side != "net"):
-        raise NotSupported(f"{instrument.symbol}: spot-margin positions are not built yet; spot trades in cash")
+    if instrument.is_spot and side != "net":
+        raise InputError(f"position_side: {instrument.symbol} has one position per margin mode, net; found {side!r}")
+    if instrument.is_spot and margin_mode != "cash" and not is_symbol(instrument.symbol):
+        raise InputError(f"margin_mode: {instrument.symbol} is no venue's pair, so nobody lends for it; expected cash")
+    for name in ("margin_currency", "reverse"):
+        if options.get(name) and (not instrument.is_spot or margin_mode == "cash"):
+            raise InputError(f"{name}: only spot pairs in isolated or cross margin take it; leave it out")
+    if options.get("margin_currency") not in (None, "", instrument.base, instrument.quote):
+        raise InputError(f"margin_currency: expected {instrument.base} or {instrument.quote}, "
+                         f"found {options['margin_currency']!r}")
     if not instrument.is_spot and margin_mode == "cash":
         raise InputError(f"{instrument.symbol}: a derivative needs isolated or cross margin, found cash")
     if instrument.is_option and side != "net":
@@ -117,8 +122,8 @@ def venue_order(order: Any, number: int, instrument: Instrument, leverage: float
     info = order.info
     return Order(
         number, instrument, "buy" if order.isbuy() else "sell", abs(order.executed.remsize), limit_price(order),
-        info["margin_mode"], info["position_side"], 1.0 if instrument.is_spot else leverage,
-        bool(info.get("reduce_only")),
+        info["margin_mode"], info["position_side"], 1.0 if info["margin_mode"] == "cash" else leverage,
+        bool(info.get("reduce_only")), info.get("margin_currency") or "", bool(info.get("reverse")),
     )
 
 

@@ -23,6 +23,7 @@ OWN: dict[str, Any] = {
     "path": "adverse",
     "fees": None,
     "instruments": None,
+    "interest": None,
     "deleveraging": (),
     "slippage": 0.0,
     "strict": False,
@@ -48,6 +49,9 @@ def validate(p: Any) -> None:
     for currency, amount in opening_balances(p).items():
         if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
             raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
+    for currency, rate in (p.interest or {}).items():
+        if not isinstance(rate, (int, float)) or not 0 <= rate < float("inf"):
+            raise InputError(f"interest: expected yearly rates of zero or more, found {currency}={rate!r}")
     if not 0 <= p.slippage < 1:
         raise InputError(f"slippage: expected a share of the price from 0 to below 1, found {p.slippage!r}")
     for value in p.leverage.values() if isinstance(p.leverage, Mapping) else (p.leverage,):

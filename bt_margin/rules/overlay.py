@@ -13,7 +13,7 @@ from bt_margin.errors import InputError
 from bt_margin.model.instrument import Kind, is_symbol, parse
 from bt_margin.rules.families import candidates
 from bt_margin.rules.history import ALWAYS, History, Revision
-from bt_margin.rules.loading import Table, Tables
+from bt_margin.rules.loading import Table, Tables, portfolio_value
 from bt_margin.rules.tables import (
     FEE_KINDS,
     DeliveryRow,
@@ -96,8 +96,11 @@ def parameters(tables: Tables, given: Mapping[str, Mapping[str, Any]]) -> dict[s
     """
     found: dict[str, Table] = {}
     for name, choices in given.items():
+        if name == "portfolio":
+            found[name] = portfolio(tables[name], choices)
+            continue
         if name not in PARAMETER_ROWS:
-            raise InputError(f"rules.{name}: expected one of {', '.join(PARAMETER_ROWS)}")
+            raise InputError(f"rules.{name}: expected one of {', '.join(PARAMETER_ROWS)}, portfolio")
         table = dict(tables[name])
         for parameter, value in choices.items():
             path = f"rules.{name}.{parameter}"
@@ -111,6 +114,39 @@ def parameters(tables: Tables, given: Mapping[str, Mapping[str, Any]]) -> dict[s
             raise InputError(f"rules.{name}: {error}") from None
         found[name] = table
     return found
+
+
+def portfolio(base: Table, given: Mapping[str, Any]) -> Table:
+    """The portfolio table with the caller's figures: "mr4_floor" is every coin's, "SOL.mr4_floor" that of one.
+
+    Raises InputError with the path.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"portfolio: expected a table of parameters, found {given!r}")
+    table = dict(base)
+    for key in sorted(given, key=lambda key: "." in str(key)):  # one coin's after every coin's
+        path = f"portfolio.{key}"
+        coin, _, parameter = str(key).rpartition(".")
+        row = portfolio_value(parameter, given[key], path)
+        if not coin:
+            table = {subject: kept for subject, kept in table.items() if subject.partition(".")[2] != parameter}
+        table[f"{coin or '*'}.{parameter}"] = _always(row, path)
+    _same_columns(table)
+    return table
+
+
+def _same_columns(table: Table) -> None:
+    """Every row of MR9's tiers has a factor for each price and one above them. Raises InputError."""
+    columns: dict[str, set[int]] = {"mr9_prices": set(), "mr9_tiers": set()}
+    for subject, history in table.items():
+        parameter = subject.rpartition(".")[2]
+        for row in (revision.row for revision in history if parameter in columns):
+            columns[parameter] |= {len(row) + 2} if parameter == "mr9_prices" else {len(tier) for tier in row}
+    if len(columns["mr9_prices"] | columns["mr9_tiers"]) > 1:
+        raise InputError(
+            "portfolio.mr9_tiers: expected rows [upper bound, factor above the first price, a factor for each of "
+            "mr9_prices]"
+        )
 
 
 def _always(row: Any, path: str) -> History[Any]:

@@ -258,7 +258,7 @@ def _sums(ledger: Sequence[Mapping[str, Any]], usd: Mapping[str, float]) -> dict
 
     def total(*kinds: str, forced: bool | None = None) -> float:
         return 0.0 + math.fsum(
-            (e["cash"] + e["margin"]) * usd.get(e["currency"], 1.0)
+            (e["cash"] + e["margin"] + e["assets"] - e["liability"] - e["interest"]) * usd.get(e["currency"], 1.0)
             for e in ledger
             if e["kind"] in kinds and (forced is None or (e["note"] == "forced") is forced)
         )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bt_margin import PositionBuilder
-from bt_margin.errors import BtMarginError, InputError, MissingPrice, NoRuleInForce, NotSupported
+from bt_margin.errors import BtMarginError, InputError, MissingPrice, NoRuleInForce
 
 BOOK: dict[str, Any] = {
     "time": "2025-10-08T10:26:41Z",
@@ -190,24 +190,20 @@ def _without_eth() -> dict[str, Any]:
     return book
 
 
-def test_what_is_not_built_raises_instead_of_guessing() -> None:
-    spot = with_(
-        "positions/0",
-        {
-            "symbol": "BTC/USDT",
-            "margin_mode": "isolated",
-            "direction": "long",
-            "margin_currency": "BTC",
-            "assets": 1.0,
-            "margin": 0.1,
-            "liability": 10000,
-            "interest": 0,
-            "entry_price": 10000,
-            "leverage": 10,
-        },
-    )
-    with pytest.raises(NotSupported, match="spot-margin"):
-        PositionBuilder.from_dict(spot).report("cross")
+def test_a_spot_margin_row_stands_beside_contracts() -> None:
+    row = {
+        "symbol": "BTC/USDT", "margin_mode": "isolated", "direction": "long", "margin_currency": "BTC", "assets": 1.0,
+        "margin": 0.1, "liability": 10000, "interest": 0, "entry_price": 10000, "leverage": 10,
+    }
+    book = with_("positions/0", row)
+    book["prices"]["mark"]["BTC/USDT"] = 12_000.0
+    book["orders"] = [{"symbol": "BTC/USDT", "side": "sell", "amount": 4, "price": 100_000, "margin_mode": "cross"}]
+    found = PositionBuilder.from_dict(book).report("cross")
+    (loan,) = [p for p in found.positions if p.symbol == "BTC/USDT"]
+    assert loan.unrealised_pnl == pytest.approx(1.0 - 10_000 / 12_000)
+    assert found.orders[0].initial_margin == pytest.approx(40_000.0)  # at the leverage the pair is held with
+    with pytest.raises(InputError, match=r"assets: .* no spot pair"):
+        PositionBuilder.from_dict(with_("positions/0/assets", 1.0)).report("cross")
 
 
 def test_a_ccxt_dump_reads_like_the_book() -> None:
