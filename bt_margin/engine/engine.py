@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from bt_margin.engine import booking, spot_margin
 from bt_margin.engine import orders as order_rules
-from bt_margin.engine import spot_margin
 from bt_margin.engine.accrual import FundingSeries, funding_entries
+from bt_margin.engine.booking import Fill
 from bt_margin.engine.clock import Deleveraging, InterestHour, References, due_events
 from bt_margin.engine.orders import Refusal
 from bt_margin.engine.takeover import deleverage, force, settle, settle_cash, settle_isolated
@@ -42,25 +43,12 @@ from bt_margin.modes.base import CancelOrders, Judgement, MarginMode, Pool, judg
 from bt_margin.modes.cross import CROSS, early_cancellation
 from bt_margin.modes.distance import distance
 from bt_margin.modes.isolated import pool_name
-from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.rules.book import RuleBook, Rules
 from bt_margin.rules.tables import Evidence
 
 EARLY = "cancelled by risk control (free margin below maintenance margin and order costs)"
 BEFORE_LIQUIDATION = "cancelled before liquidation (insufficient margin)"
 DUST = 1e-9  # of the traded notional: below it a remainder is rounding, not a deficit
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """A trade as booked. Sizes are signed; money in the settlement (spot: quote) currency, fees positive."""
-
-    closed: float
-    opened: float
-    price: float
-    pnl: float
-    closed_fee: float
-    opened_fee: float
 
 
 class MarginEngine:
@@ -225,11 +213,11 @@ class MarginEngine:
             self.refuse(order, answer)
             return answer
         if order.is_cash:
-            booked = self._spot(answer, price, maker, fee)
+            booked = booking.coins(self.account, answer, price, maker, fee, self.market, self.rules)
         elif order.instrument.is_spot:
             booked = self._loan(answer, price, maker)
         else:
-            booked = self._trade(answer, price, maker)
+            booked = booking.contract(self.account, answer, price, maker, self.market, self.rules)
         rest = order.instrument.snap((resting or order).size - size)
         if resting is not None and rest > 0:
             self.account.place(replace(resting, size=rest))
@@ -632,20 +620,6 @@ class MarginEngine:
             return None
         return self.set_leverage(order.key, order.leverage)
 
-    def _trade(self, order: Order, price: float, maker: bool) -> Fill:
-        """Close what the order meets, open the rest (a one-way order through zero is two trades)."""
-        position = self.account.positions.get(order.key)
-        opens = order_rules.opening(self.account, order)
-        closes = order.instrument.snap(order.size - opens) if position is not None else 0.0
-        if order.closes:
-            opens = 0.0
-        pnl = closed_fee = opened_fee = 0.0
-        if closes and position is not None:
-            pnl, closed_fee = self._close(position, order, closes, price, maker)
-        if opens:
-            opened_fee = self._open(order, opens, price, maker)
-        return Fill(order.sign * closes, order.sign * opens, price, pnl, closed_fee, opened_fee)
-
     def _loan(self, order: Order, price: float, maker: bool) -> Fill:
         """Spot margin: borrow and trade, or trade and repay; what a close leaves negative is refunded."""
         position = spot_margin.loan_of(self.account, order.key)
@@ -655,90 +629,6 @@ class MarginEngine:
             paid = settle_isolated(self.account, order.key, self.market.time, True)
             self._bankrupt(self._pool_of(position), position, paid, float(position.notional(self.market)), report)
         return Fill(traded.closed, traded.opened, price, traded.pnl, traded.closed_fee, traded.opened_fee)
-
-    def _fee(self, order: Order, size: float, price: float, maker: bool) -> float:
-        row = self.rules.fees(FEE_KIND[order.instrument.kind])
-        rate = row.maker if maker else row.taker
-        if order.instrument.is_option:
-            return float(options.trading_fee(order.instrument, size, price, rate, self.market, self.rules))
-        return float(order.instrument.notional(size, price)) * rate
-
-    def _close(self, position: Position, order: Order, size: float, price: float, maker: bool) -> tuple[float, float]:
-        """A partial close frees the same share of the margin; profit and fee meet cash (DEMO-CASHFLOW-PARTIAL)."""
-        instrument, settle = position.instrument, position.currency
-        time, key = self.market.time, position.key
-        pnl = float(instrument.pnl(position.sign * size, position.entry_price, price))
-        fee = self._fee(order, size, price, maker)
-        self.account.apply(Entry(time, EntryKind.FEE, settle, cash=-fee, key=key, price=price, order=order.id))
-        if position.margin:
-            whole = size == abs(position.size)
-            freed = position.margin if whole else position.margin * size / abs(position.size)
-            self.account.apply(Entry(time, EntryKind.TRANSFER, settle, cash=freed, margin=-freed, key=key,
-                                     order=order.id, note="margin freed"))
-        flow = -order.sign * float(instrument.notional(size, price)) if instrument.payoff.upfront else pnl
-        self.account.apply(Entry(time, EntryKind.TRADE, settle, cash=flow, key=key, size=order.sign * size,
-                                 price=price, order=order.id))
-        return pnl, fee
-
-    def _open(self, order: Order, size: float, price: float, maker: bool) -> float:
-        """Isolated takes margin + fee from cash, cross only the fee (recorded item 25)."""
-        instrument, settle = order.instrument, order.instrument.settle
-        time, key = self.market.time, order.key
-        premium = -order.sign * float(instrument.notional(size, price)) if instrument.payoff.upfront else 0.0
-        self.account.apply(Entry(time, EntryKind.TRADE, settle, cash=premium, key=key, instrument=instrument,
-                                 size=order.sign * size, price=price, leverage=order.leverage, order=order.id))
-        if order.margin_mode == "isolated":
-            margin = self._posted(order, size, price)
-            self.account.apply(Entry(time, EntryKind.TRANSFER, settle, cash=-margin, margin=margin, key=key,
-                                     order=order.id, note="margin posted"))
-        fee = self._fee(order, size, price, maker)
-        self.account.apply(Entry(time, EntryKind.FEE, settle, cash=-fee, key=key, price=price, order=order.id))
-        return fee
-
-    def _posted(self, order: Order, size: float, price: float) -> float:
-        """What an isolated position posts: value over leverage; a short option its initial margin at the mark
-        (recorded: ISO-OPTION-SHORT-CALL-20240711), a long one nothing."""
-        if not order.instrument.is_option:
-            return float(order.instrument.notional(size, price)) / order.leverage
-        if order.side == "buy":
-            return 0.0
-        held = self.account.positions.values()
-        short = options.short_contracts(held, (), order.instrument.family)
-        return size * float(options.short_initial(order.instrument, self.market, self.rules, short))
-
-    def _spot(self, order: Order, price: float, maker: bool, fee: float | None) -> Fill:
-        """Coins change hands; the fee comes out of what is received, in whole lots (rule book section 10).
-
-        The fill reports the coins that arrived: buying 1 BTC at 0.1 % opens 0.999 BTC and paid 0.001 BTC.
-        """
-        instrument, time, size = order.instrument, self.market.time, order.size
-        value = size * price
-        base, quote = instrument.base, instrument.quote
-
-        def book(kind: EntryKind, currency: str, cash: float, **more: float) -> None:
-            self.account.apply(Entry(time, kind, currency, cash=cash, price=price, order=order.id,
-                                     instrument=instrument, **more))  # type: ignore[arg-type]
-
-        if fee is None:
-            row = self.rules.fees("spot")
-            rate = row.maker if maker else row.taker
-        else:
-            rate = 0.0
-        if order.side == "buy":
-            net = instrument.floor(size * (1.0 - rate))
-            book(EntryKind.TRADE, quote, -value)
-            book(EntryKind.TRADE, base, size, size=size)
-            if size - net:
-                book(EntryKind.FEE, base, -(size - net))
-            if fee:
-                book(EntryKind.FEE, quote, -fee)
-            return Fill(0.0, net, price, 0.0, 0.0, (size - net) * price + (fee or 0.0))
-        charged = value * rate + (fee or 0.0)
-        book(EntryKind.TRADE, base, -size, size=-size)
-        book(EntryKind.TRADE, quote, value)
-        if charged:
-            book(EntryKind.FEE, quote, -charged)
-        return Fill(-size, 0.0, price, 0.0, charged, 0.0)
 
 
 __all__ = ["Deleveraging", "Fill", "MarginEngine", "Refusal"]
