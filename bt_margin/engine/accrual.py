@@ -15,7 +15,7 @@ from bt_margin.errors import InputError
 from bt_margin.model.account import Account, Position
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
-from bt_margin.modes.assess import account_pools
+from bt_margin.modes.assess import account_pools, available
 from bt_margin.modes.base import judge
 from bt_margin.rules.book import Rules
 
@@ -106,7 +106,10 @@ def funding_entries(
     due = -amount
     entries = []
     if isolated:
-        from_cash = min(due, max(0.0, account.balance(settle)))
+        # what the cross pool uses is not transferable
+        free = next((available(p, market, rules) for p in account_pools(account)
+                     if p.mode.name == "cross" and p.currency == settle), 0.0)
+        from_cash = min(due, max(0.0, min(free, account.balance(settle))))
         if from_cash:
             entries.append(entry(cash=-from_cash))
         due -= from_cash

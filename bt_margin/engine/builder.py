@@ -167,8 +167,8 @@ class PositionBuilder:
         for order in self._orders(account, mode):
             account.place(order)
         report = assess(account, mode_named(mode), market, self._rules, (), rows)
-        more = (*spot_margin_rules.unusual_collateral(account.positions.values(), self._rules), *_stood_in(report))
-        return replace(report, warnings=(*report.warnings, *more))
+        unusual = spot_margin_rules.unusual_collateral(account.positions.values(), self._rules)
+        return replace(report, warnings=(*report.warnings, *unusual))
 
     def reports(self, mode: str | None = None) -> tuple[list[AccountReport], list[dict[str, str]]]:
         """One mode (a refusal raises), or every mode: (reports, refused with reasons)."""
@@ -393,14 +393,6 @@ def parse_time(text: str, path: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1000)
-
-
-def _stood_in(report: AccountReport) -> list[str]:
-    return [
-        f"rules: {row.table} {row.subject} stands in from {row.effective}, {row.extrapolated_days} days away"
-        for row in report.evidence
-        if row.extrapolated_days
-    ]
 
 
 def _check_numbers(value: Any, path: str) -> None:

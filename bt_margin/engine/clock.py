@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bt_margin.engine.accrual import HOUR, FundingSeries, settlements
@@ -74,51 +75,87 @@ def _instruments(account: Account) -> Iterable[Instrument]:
     yield from (order.instrument for order in account.orders.values())
 
 
+WINDOW = HOUR
+"""The longest averaging window before a delivery; a little more than it is remembered."""
+
+
 class References:
-    """Index prices seen on the way, kept while a contract that is held nears its delivery."""
+    """Index prices seen on the way: what an expiring contract is delivered at is an average of them.
+
+    A pair's own index is remembered whenever it is heard of, whoever holds what. For contracts that are held, what
+    stands in for an index that is missing or silent is remembered beside it.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[str, list[tuple[int, float]]] = {}
+        self._heard: dict[str, list[tuple[int, float]]] = {}  # by pair
+        self._stand_ins: dict[str, list[tuple[int, float]]] = {}  # by symbol
 
-    def note(self, account: Account, market: Market, strict: bool) -> None:
-        """Remember the reference price of every expiring contract that is held, the first at each instant."""
-        for position in account.positions.values():
-            instrument = position.instrument
-            if instrument.expiry_ms is None:
+    def note(self, account: Account, market: Market) -> None:
+        """Remember this instant's reference prices, the first at each instant."""
+        for pair in market.indexes:
+            if market.fresh_index(pair):
+                _remember(self._heard.setdefault(pair, []), market.time, float(market.indexes[pair]))
+        for instrument in _instruments(account):
+            if instrument.expiry_ms is None or market.time < instrument.expiry_ms - 25 * WINDOW:
                 continue
-            seen = self._seen.setdefault(instrument.symbol, [])
-            if not seen or market.time > seen[-1][0]:
-                seen.append((market.time, _reference(instrument, market, strict)))
-                if len(seen) > 4_000:  # the averaging window is an hour at most, its beginning may be a bar earlier
-                    del seen[:2_000]
+            if market.fresh_index(instrument.pair):
+                continue
+            price = _stand_in(instrument, market)
+            if price is not None:
+                _remember(self._stand_ins.setdefault(instrument.symbol, []), market.time, price)
 
     def average(self, instrument: Instrument, minutes: float, market: Market) -> float:
-        """The reference price averaged over the last `minutes` before expiry, straight lines between what was seen.
+        """The index averaged over the last `minutes` before expiry, straight lines between what was heard.
 
-        Source: rule book section 11 (60 minutes; 30 since 2026-03-18). Raises MissingPrice when nothing was seen
-        after expiry came near.
+        Source: rule book section 11 (60 minutes; 30 since 2026-03-18). Where the index was not heard of over the
+        whole window, the spot pair, the perpetual or the contract's own mark stands in, counted and named in the
+        market's stand-ins. Raises MissingPrice under `strict`, or when nothing at all was seen.
         """
-        end = instrument.expiry_ms
-        seen = self._seen.pop(instrument.symbol, [])
-        if end is None or not seen:
-            raise MissingPrice(f"{instrument.symbol}: no index price was seen before its delivery; supply one")
+        end, symbol, pair = instrument.expiry_ms or 0, instrument.symbol, instrument.pair
         start = end - round(minutes * 60_000)
-        total = 0.0
-        for (t0, p0), (t1, p1) in pairwise(seen):
-            low, high = max(t0, start), min(t1, end)
-            if high > low:
-                at = (low + high) / 2
-                total += (p0 + (p1 - p0) * (at - t0) / (t1 - t0)) * (high - low)
-        covered = min(seen[-1][0], end) - max(seen[0][0], start)
-        return total / covered if covered > 0 else seen[-1][1]
+        heard = self._heard.get(pair, [])
+        if heard and heard[0][0] <= start and heard[-1][0] >= end:
+            return _mean(heard, start, end)
+        if market.strict:
+            raise MissingPrice(
+                f"strict: {symbol} is delivered at the index of {pair} over its last {minutes:g} minutes, which was "
+                "not seen throughout; give its feed an index"
+            )
+        inside = [row for row in heard if row[0] >= start - WINDOW]
+        merged = sorted({**dict(self._stand_ins.get(symbol, [])), **dict(inside)}.items())
+        if not merged:
+            raise MissingPrice(f"{symbol}: no index price was seen before its delivery; give its feed an index")
+        market.stand_ins[f"index of {pair} at the delivery of {symbol}: what was seen of it, spot or marks"] += 1
+        return _mean(merged, start, end)
 
 
-def _reference(instrument: Instrument, market: Market, strict: bool) -> float:
-    """The index of the pair; the contract's own mark stands in where there is none (it converges to the index)."""
+def _remember(seen: list[tuple[int, float]], time: int, price: float) -> None:
+    if seen and time <= seen[-1][0]:
+        return
+    seen.append((time, price))
+    while len(seen) > 2 and seen[1][0] <= time - WINDOW:
+        del seen[0]  # the row before the window's beginning stays: the line from it enters the window
+
+
+def _mean(seen: Sequence[tuple[int, float]], start: int, end: int) -> float:
+    """Mean over [start, end] of the straight lines through (time, price) rows; the last price where none enters."""
+    total = covered = 0.0
+    for (t0, p0), (t1, p1) in pairwise(seen):
+        low, high = max(t0, start), min(t1, end)
+        if high > low:
+            at = (low + high) / 2
+            total += (p0 + (p1 - p0) * (at - t0) / (t1 - t0)) * (high - low)
+            covered += high - low
+    return total / covered if covered else seen[-1][1]
+
+
+def _stand_in(instrument: Instrument, market: Market) -> float | None:
+    """The spot pair's last price or the perpetual's mark, else the contract's own mark (a future's: it converges)."""
+    if market.strict:
+        return None
     try:
-        return float(market.index(instrument.pair))
+        quiet = replace(market.without_index(instrument.pair), stand_ins=Counter())
+        return float(quiet.index(instrument.pair))
     except MissingPrice:
-        if strict:
-            raise
-        market.stand_ins[f"index of {instrument.pair}: mark of {instrument.symbol}"] += 1
-        return float(market.mark(instrument.symbol))
+        known = {**market.lasts, **market.marks}.get(instrument.symbol)
+        return None if instrument.is_option or known is None else float(known)

@@ -146,8 +146,11 @@ class MarginEngine:
 
     def check(self, order: Order) -> Order | Refusal:
         """The order as the venue takes it, or the refusal. Books nothing."""
-        changed = self._leverage_refusal(order)
-        return changed or order_rules.check(self.account, order, self.market, self.rules)
+        change = self._leverage_change(order)
+        if isinstance(change, Refusal):
+            return change
+        account = self.account if change is None else self.account.what_if(change)
+        return order_rules.check(account, order, self.market, self.rules)
 
     def accept(self, order: Order) -> Order | Refusal:
         """Check an order and let it rest; a refusal becomes an event."""
@@ -155,6 +158,7 @@ class MarginEngine:
         if isinstance(answer, Refusal):
             self.refuse(order, answer)
             return answer
+        self._adopt_leverage(answer)
         self.account.place(answer)
         return answer
 
@@ -212,6 +216,7 @@ class MarginEngine:
         if isinstance(answer, Refusal):
             self.refuse(order, answer)
             return answer
+        self._adopt_leverage(answer)
         if order.is_cash:
             booked = booking.coins(self.account, answer, price, maker, fee, self.market, self.rules)
         elif order.instrument.is_spot:
@@ -230,9 +235,21 @@ class MarginEngine:
         Isolated: need = initial margin at entry at the new leverage; when margin + upl covers it nothing moves,
         otherwise the margin becomes need - upl and cash pays the top-up. Cross: only the initial margin changes.
         """
+        change = self._changed(key, leverage)
+        if isinstance(change, Refusal):
+            return change
+        self.account.apply(change)
+        return None
+
+    def _changed(self, key: PositionKey, leverage: float) -> Entry | Refusal:
+        """The entry that gives a position another leverage."""
         position = self.account.positions.get(key)
         if position is None:
             raise InputError(f"set_leverage: no position {key.symbol} {key.margin_mode} {key.side}")
+        if not 1 <= leverage < math.inf:
+            raise InputError(f"leverage: expected a setting of 1 or more, found {leverage!r}")
+        if position.instrument.is_option:
+            return Refusal("options know no leverage setting")
         if isinstance(position, MarginPosition):
             mark = float(self.market.mark(key.symbol))
             reason = spot_margin_rules.leverage_refusal(position, leverage, mark, self.rules)
@@ -253,11 +270,8 @@ class MarginEngine:
                 free = min(self.available(settle), self.account.balance(settle))
                 if top_up > free:
                     return Refusal("insufficient cash for the margin top-up", top_up - free, settle)
-        self.account.apply(
-            Entry(self.market.time, EntryKind.TRANSFER, settle, cash=-top_up, margin=top_up, key=key,
-                  leverage=leverage, note=f"leverage {leverage:g}")
-        )
-        return None
+        return Entry(self.market.time, EntryKind.TRANSFER, settle, cash=-top_up, margin=top_up, key=key,
+                     leverage=leverage, note=f"leverage {leverage:g}")
 
     def add_margin(self, key: PositionKey, amount: float) -> Refusal | None:
         """Move cash into (negative: out of) the margin of an isolated position.
@@ -310,8 +324,7 @@ class MarginEngine:
             raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
         if jump:
-            if self._accrue(start, target.time):
-                self._control()
+            self._accrue(start, target.time)
         else:
             self._walk(target)
         self._move(target)
@@ -321,7 +334,7 @@ class MarginEngine:
 
     def _move(self, market: Market) -> None:
         self.market = market
-        self._references.note(self.account, market, self.strict)
+        self._references.note(self.account, market)
         rules = self.book.as_of(market.time, self.extrapolate)  # type: ignore[arg-type]
         if rules is not self.rules:
             self.evidence()
@@ -366,6 +379,8 @@ class MarginEngine:
             judgement = judge(pool, self.market.toward(target, share), self.rules)
             return float(judgement.equity) - level * float(judgement.requirement)
 
+        if not float(judge(pool, target, self.rules).requirement):
+            return math.inf  # long options alone need no margin
         end = gap(1.0)
         if math.isnan(end):
             raise MissingPrice(f"pool {pool.name}: equity is not a number at {target.time}; repair the prices")
@@ -381,21 +396,26 @@ class MarginEngine:
         return high
 
     def _accrue(self, start: int, end: int) -> bool:
-        """What the clock brings in (start, end], at the present prices: funding, deleveraging, delivery, in the order
-        of their times. True: something moved."""
+        """What the clock brings in (start, end], at the present prices: funding, interest, deleveraging, delivery, in
+        the order of their times, with risk control after each instant. True: something moved."""
         if end <= start or not (self.account.positions or self.account.orders):
             return False
-        due = due_events(self.account, self.funding, self.deleveraging, self.rules, start, end)
-        for time, _, key, cause in due:
-            if cause is None or isinstance(cause, float):
-                self._fund(time, key, cause)
-            elif isinstance(cause, InterestHour):
-                self._charge_interest(time, key)
-            elif isinstance(cause, Deleveraging):
-                self._deleverage(time, key, cause)
-            else:
-                self._settle(time, cause)
-        return bool(due)
+        moved = False
+        while due := due_events(self.account, self.funding, self.deleveraging, self.rules, start, end):
+            moved, start = True, due[0][0]
+            for time, _, key, cause in due:
+                if time > start:
+                    break
+                if cause is None or isinstance(cause, float):
+                    self._fund(time, key, cause)
+                elif isinstance(cause, InterestHour):
+                    self._charge_interest(time, key)
+                elif isinstance(cause, Deleveraging):
+                    self._deleverage(time, key, cause)
+                else:
+                    self._settle(time, cause)
+            self._control()  # each instant is judged on its own (rule book section 14)
+        return moved
 
     def _fund(self, time: int, key: PositionKey, rate: float | None) -> None:
         symbol, held = key.symbol, self.account.positions.get(key)
@@ -480,7 +500,10 @@ class MarginEngine:
             pool = next((p for p, judgement in judged if self._breaches(p, judgement)), None)
             if pool is None:
                 return judged
+            done = len(self.account.ledger), len(self.account.orders)
             self._liquidate(pool.name, pool.mode)
+            if done == (len(self.account.ledger), len(self.account.orders)):
+                break  # nothing helped: better an error than the same again
         raise NotConserved("risk control: a breach is never resolved; this is a defect, please report the book")
 
     def _cancel_early(self, pools: Sequence[Pool]) -> bool:
@@ -500,7 +523,7 @@ class MarginEngine:
         if math.isnan(equity) or math.isnan(requirement):
             raise MissingPrice(f"pool {pool.name}: its ratio is not a number at {self.market.time}; repair the data")
         self._note_ratio(equity, requirement)
-        return equity <= requirement * self.rules.liquidation.liquidation_ratio
+        return requirement > 0 and equity <= requirement * self.rules.liquidation.liquidation_ratio
 
     def _note_ratio(self, equity: float, requirement: float) -> None:
         now = ratio(equity, requirement)
@@ -536,7 +559,7 @@ class MarginEngine:
                         self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
                         closed.append(reduction.key)
         left = self._find(name, mode)
-        if closed and (left is None or not left.positions):
+        if closed and (left is None or not float(judge(left, self.market, self.rules).requirement)):
             refund = self._fund_paid(first.currency) - fund_before
             rest = left.cash if left is not None and mode.name == "cross" else 0.0
             keys = tuple(dict.fromkeys(closed))
@@ -609,16 +632,21 @@ class MarginEngine:
 
     # -- booking ------------------------------------------------------------------------------------------------
 
-    def _leverage_refusal(self, order: Order) -> Refusal | None:
+    def _leverage_change(self, order: Order) -> Entry | Refusal | None:
         """An order with another leverage than its position changes the setting first, as setting it would."""
         position = self.account.positions.get(order.key)
         if position is None or order.closes or order.is_cash or order.leverage == position.leverage:
             return None
         if order.instrument.is_spot and position.sign != order.sign:
             return None  # what a reversal opens is a position of its own
-        if order_rules.opening(self.account, order) <= 0:
+        if position.sign != order.sign or order_rules.opening(self.account, order) <= 0:
             return None
-        return self.set_leverage(order.key, order.leverage)
+        return self._changed(order.key, order.leverage)
+
+    def _adopt_leverage(self, order: Order) -> None:
+        change = self._leverage_change(order)
+        if isinstance(change, Entry):
+            self.account.apply(change)
 
     def _loan(self, order: Order, price: float, maker: bool) -> Fill:
         """Spot margin: borrow and trade, or trade and repay; what a close leaves negative is refunded."""

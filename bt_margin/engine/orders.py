@@ -13,11 +13,12 @@ from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import OrderReport
 from bt_margin.model.loan import LONG, SHORT
 from bt_margin.model.market import Market
+from bt_margin.modes import options
 from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import order_report
 from bt_margin.modes.base import judge
 from bt_margin.modes.cross import CROSS, reserved
-from bt_margin.modes.valuation import opening_parts, order_loss, order_price, taker
+from bt_margin.modes.valuation import family_size, opening_parts, order_loss, order_price, taker
 from bt_margin.rules.book import Rules
 
 
@@ -53,8 +54,12 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         held = 0.0 if position is None else -position.size * order.sign
         if held <= 0:
             return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
-        return replace(order, size=min(order.size, held))  # cut, not refused: DEMO-OVER-CLOSE-CLIP-1
+        order = replace(order, size=min(order.size, held))  # cut, not refused: DEMO-OVER-CLOSE-CLIP-1
+        return _funds(account, order, market, rules) if order.instrument.is_option else order
     refusal = _within_tiers(account, order, market, rules)
+    if refusal is not None and refusal.largest_size:
+        largest = min(refusal.largest_size, largest_affordable(account, order, market, rules))
+        return replace(refusal, largest_size=largest)
     return refusal or _funds(account, order, market, rules)
 
 
@@ -98,6 +103,18 @@ def _within_tiers(account: Account, order: Order, market: Market, rules: Rules) 
             f"{order.leverage:g} allows (51004)",
             largest_size=max(0.0, order.instrument.floor(limit - held - resting)),
         )
+    if spot or order.margin_mode != "cross":
+        return None
+    last, family = rules.tiers(order.symbol).rows[-1].max_size, order.instrument.family
+    others = [o for o in account.orders.values() if o.instrument.family == family and o.id != order.id]
+    taken = family_size(order.instrument, account.held("cross"))
+    taken += sum(size for o, size in opening_parts(account.held("cross"), others) if o.margin_mode == "cross")
+    if taken + opens > last * (1 + 1e-12):
+        return Refusal(
+            f"{taken + opens:g} contracts of {family}, both sides and orders together, would exceed the last tier's "
+            f"{last:g} (51004)",
+            largest_size=max(0.0, order.instrument.floor(order.size - opens + last - taken)),
+        )
     return None
 
 
@@ -132,7 +149,8 @@ def headroom(account: Account, order: Order | None, market: Market, rules: Rules
         part = opening(account, order)
         if part > 0:
             free -= float(order_loss(replace(order, size=part), market))
-    if order.margin_mode in ("isolated", "cash"):
+    premium = order.instrument.is_option and order.side == "buy"
+    if order.margin_mode in ("isolated", "cash") or premium:
         spot, isolated, _ = reserved(pool, market, rules)
         fees = sum(
             float(o.instrument.notional(o.size, order_price(o, market))) * taker(o.instrument, rules)
@@ -146,12 +164,25 @@ def headroom(account: Account, order: Order | None, market: Market, rules: Rules
 def _funds(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
     currency = order.currency
     free = headroom(account, order, market, rules, currency)
+    back = _buy_back(account, order, market, rules)
+    if back:  # judged beside the position it ends, whose own margin an isolated one brings along
+        held = account.positions[order.key]
+        free = headroom(account, None, market, rules, currency) + held.margin - back
     tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
-    if free >= -tolerance or opening_is_free(account, order):
+    if free >= -tolerance or (opening_is_free(account, order) and not back):
         return order
     largest = largest_affordable(account, order, market, rules)
     what = f"{currency} to give" if order.is_cash else f"free margin in {currency}"
     return Refusal(f"insufficient {what} (51008)", -free, currency, largest)
+
+
+def _buy_back(account: Account, order: Order, market: Market, rules: Rules) -> float:
+    """What buying a short option back reserves: max(price - its initial margin, 0) (rule book section 3.3)."""
+    position = account.positions.get(order.key)
+    if not order.instrument.is_option or order.side != "buy" or position is None or position.size >= 0:
+        return 0.0
+    short = options.short_contracts(account.positions.values(), (), order.instrument.family)
+    return float(options.order_margin(order, opening(account, order), short, market, rules))
 
 
 def opening_is_free(account: Account, order: Order) -> bool:
@@ -172,9 +203,8 @@ def largest_affordable(account: Account, order: Order, market: Market, rules: Ru
         trial = replace(order, size=size)
         if not order.is_cash and _within_tiers(account, trial, market, rules) is not None:
             return False
-        return headroom(account, trial, market, rules, currency) >= -1e-9 * max(
-            1.0, abs(account.balance(currency))
-        )
+        tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
+        return opening_is_free(account, trial) or headroom(account, trial, market, rules, currency) >= -tolerance
 
     low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
     if not order.is_cash and not instrument.is_option:

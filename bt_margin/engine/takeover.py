@@ -49,7 +49,8 @@ def force(account: Account, position: Position, size: float, price: float, marke
         fee = row.liquidation_fee(worth, notional, taker(instrument, rules))
         short = options.short_contracts(account.positions.values(), (), instrument.family)
         maintenance = float(options.short_maintenance(instrument, market, rules, short)) * abs(size)
-        penalty = max(0.0, maintenance - float(instrument.notional(size, market.mark(position.symbol))))
+        beyond = maintenance - float(instrument.notional(size, market.mark(position.symbol)))
+        penalty = max(0.0, beyond) if position.size < 0 else 0.0  # a long has no maintenance margin
     else:
         fee = notional * taker(instrument, rules)
         penalty = notional * penalty_rate(position.symbol, size, rules)
@@ -81,11 +82,11 @@ def deleverage(account: Account, position: Position, size: float, price: float, 
     """Auto-deleveraging: a share of a position is closed at the mark like an ordinary close, no loss shared
     afterwards (rule book section 7). An isolated position gets the same share of its margin back."""
     fee = float(position.instrument.notional(size, price)) * rules.liquidation.deleveraging_fee
-    freed = -position.margin * size / position.size if size != -position.size else 0.0
+    freed = -position.margin * size / position.size
     trade = _book(account, position, size, price, time, fee, 0.0, EntryKind.TRADE, "deleveraging")
-    if freed:
-        # profit and fee have met the margin; what the closed share stood for leaves with them
-        out = freed + trade.pnl - trade.fee
+    if position.margin_mode == "isolated" and size != -position.size:
+        # what changed hands and the fee have met the margin; with the closed share's part they leave it
+        out = freed + _flow(position, size, price) - trade.fee
         account.apply(Entry(time, EntryKind.TRANSFER, position.currency, cash=out, margin=-out,
                             key=position.key, note="margin freed"))
     return trade
@@ -96,13 +97,10 @@ def _book(account: Account, position: Position, size: float, price: float, time:
     """Fee, penalty, profit: out of (into) the margin of an isolated position, the cash of a cross one."""
     currency, isolated = position.currency, position.margin_mode == "isolated"
     pnl = float(position.instrument.pnl(-size, position.entry_price, price))
-    flow = pnl
-    if position.instrument.payoff.upfront:  # the price itself is paid
-        flow = -math.copysign(float(position.instrument.notional(size, price)), size)
     for kind, amount, fund, change in (
         (EntryKind.FEE, -fee, 0.0, 0.0),
         (EntryKind.PENALTY, -penalty, penalty, 0.0),
-        (closing, flow, 0.0, size),
+        (closing, _flow(position, size, price), 0.0, size),
     ):
         if kind is EntryKind.PENALTY and not penalty:
             continue
@@ -111,6 +109,13 @@ def _book(account: Account, position: Position, size: float, price: float, time:
             Entry(time, kind, currency, cash, margin, fund, position.key, size=change, price=price, note=note)
         )
     return ForcedTrade(position.key, size, price, pnl, fee, penalty)
+
+
+def _flow(position: Position, size: float, price: float) -> float:
+    """What a closing trade pays: the profit; for an option the price itself."""
+    if position.instrument.payoff.upfront:
+        return -math.copysign(float(position.instrument.notional(size, price)), size)
+    return float(position.instrument.pnl(-size, position.entry_price, price))
 
 
 def settle_isolated(account: Account, key: PositionKey, time: int, back: bool) -> float:
@@ -133,9 +138,11 @@ def settle_isolated(account: Account, key: PositionKey, time: int, back: bool) -
 
 
 def settle_cash(account: Account, currency: str, time: int) -> float:
-    """A currency that holds no cross position may not stay negative. Returns what the insurance fund paid."""
+    """A currency that holds no cross position in need of margin may not stay negative; long options need none and stay
+    (rule book section 7). Returns what the insurance fund paid."""
     rest = account.balance(currency)
-    if rest >= 0 or any(p.currency == currency for p in account.held("cross")):
+    behind = [p for p in account.held("cross") if p.currency == currency]
+    if rest >= 0 or any(not p.instrument.is_option or p.size < 0 for p in behind):
         return 0.0
     account.apply(Entry(time, EntryKind.CLAWBACK, currency, cash=-rest, fund=rest))
     return -rest

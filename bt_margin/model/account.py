@@ -191,6 +191,14 @@ class Account:
         """Cash of a currency (OKX `cashBal`): isolated margin has left it, unrealised profit is not in it."""
         return self.balances.get(currency, 0.0)
 
+    def what_if(self, entry: Entry) -> Account:
+        """A copy with one more entry booked; this account stays as it is."""
+        copy = Account(position_mode=self.position_mode)
+        copy.balances, copy.positions = dict(self.balances), dict(self.positions)
+        copy.orders, copy.fund = dict(self.orders), dict(self.fund)
+        copy.apply(entry)
+        return copy
+
     def held(self, margin_mode: str) -> Iterator[Position]:
         """Positions of one margin mode, by symbol and side, so that every walk repeats exactly."""
         for key in sorted(self.positions):

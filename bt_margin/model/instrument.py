@@ -183,6 +183,11 @@ class Instrument:
         lots = int(abs(size) / self.lot * (1 + 1e-12) + 1e-9)
         return self._from_lots(lots) if size >= 0 else -self._from_lots(lots)
 
+    def ceil(self, size: float) -> float:
+        """The smallest whole number of lots not below a positive size."""
+        down = self.floor(size)
+        return down if not self.lot or size - down <= 1e-9 * self.lot else self.snap(down + self.lot)
+
     def round_price(self, price: float, side: str) -> float:
         """Off-tick limit prices are booked on the less aggressive side: buys down, sells up.
 

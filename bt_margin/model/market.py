@@ -29,6 +29,7 @@ class Market:
     strict: bool = False
     stand_ins: Counter[str] = field(default_factory=Counter, compare=False)
     forwards: Mapping[str, Number] = field(default_factory=dict)  # by symbol up to the expiry: BTC/USD:BTC-250328
+    index_times: Mapping[str, int] = field(default_factory=dict)  # when each index was last heard of; absent: now
 
     def mark(self, symbol: str) -> Number:
         """The mark price; stands in: the last trade of the same symbol."""
@@ -56,6 +57,14 @@ class Market:
                  (self.marks, swap, "mark of the perpetual"), (self.lasts, swap, "last trade of the perpetual")),
             )
         return price
+
+    def fresh_index(self, pair: str) -> bool:
+        """True when the pair's own index speaks of this very instant."""
+        return pair in self.indexes and self.index_times.get(pair, self.time) == self.time
+
+    def without_index(self, pair: str) -> Market:
+        """The same market, as if the pair's own index were not known: what stands in can be asked for."""
+        return replace(self, indexes={key: price for key, price in self.indexes.items() if key != pair})
 
     def forward(self, expiring: str) -> Number:
         """What an option's expiry is priced from; stands in: the future of that expiry, then the index of the pair."""

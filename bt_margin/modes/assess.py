@@ -36,6 +36,7 @@ from bt_margin.modes.valuation import (
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
+    from bt_margin.rules.tables import Evidence
 
 
 def account_pools(account: Account) -> list[Pool]:
@@ -60,6 +61,7 @@ def assess(
     currencies = tuple(
         _currency_report(account, pool, j, market, rules) for pool, j in judged if pool.mode.name == "cross"
     )
+    evidence = rules.evidence()
     order_rows = tuple(order_report(account, o, market, rules) for o in account.orders.values())
     return AccountReport(
         mode=mode.name,
@@ -69,9 +71,17 @@ def assess(
         currencies=currencies,
         positions=positions,
         orders=order_rows if orders is None else tuple(orders),
-        evidence=rules.evidence(),
-        warnings=(*extra_warnings, *(f"stand-in: {what}" for what in sorted(market.stand_ins))),
+        evidence=evidence,
+        warnings=(*extra_warnings, *(f"stand-in: {what}" for what in sorted(market.stand_ins)), *_stood_in(evidence)),
     )
+
+
+def _stood_in(evidence: Iterable[Evidence]) -> list[str]:
+    return [
+        f"rules: {row.table} {row.subject} stands in from {row.effective}, {row.extrapolated_days} days away"
+        for row in evidence
+        if row.extrapolated_days
+    ]
 
 
 def total_equity(account: Account, market: Market) -> float:

@@ -112,8 +112,9 @@ def judge(pool: Pool, market: Market, rules: Rules) -> Judgement:
 
 
 def breached(pool: Pool, market: Market, rules: Rules) -> bool:
-    """True when the pool holds positions and its ratio is at or below the liquidation level."""
+    """True when the pool needs margin and its ratio is at or below the liquidation level (long options need none)."""
     if not pool.positions:
         return False
     judgement = judge(pool, market, rules)
-    return bool(judgement.equity <= judgement.requirement * rules.liquidation.liquidation_ratio)
+    requirement = judgement.requirement
+    return bool(requirement > 0 and judgement.equity <= requirement * rules.liquidation.liquidation_ratio)

@@ -13,18 +13,19 @@ from bt_margin.model.account import Position
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
-from bt_margin.modes.valuation import forced_size
+from bt_margin.modes.valuation import forced_size, opening_parts
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
 
 
 def cancel_orders(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
-    """Withdraw every order that could add risk; closing and reduce-only orders of a cross pool stay.
+    """Withdraw every order that could add risk; orders that only reduce a cross position stay.
 
     An isolated position loses all its orders (rule book section 7: isolated, at 100 %).
     """
-    going = tuple(o.id for o in pool.orders if pool.mode.name == "isolated" or not o.closes)
+    opening = {order.id for order, _ in opening_parts(pool.positions, pool.orders)}
+    going = tuple(o.id for o in pool.orders if pool.mode.name == "isolated" or o.id in opening or o.is_cash)
     return (CancelOrders(going),) if going else ()
 
 

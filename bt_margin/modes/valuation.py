@@ -199,7 +199,7 @@ def forced_size(position: Position, pool: Pool, market: Market, rules: Rules, sp
         below = tiers.below(tier)
         if below is None:
             return size
-        return position.instrument.snap(min(size, total - below.max_size))
+        return min(size, position.instrument.ceil(total - below.max_size))
     if tier.number <= 2:
         return size
     notional = float(position.instrument.notional(total, market.mark(position.symbol)))
@@ -207,7 +207,7 @@ def forced_size(position: Position, pool: Pool, market: Market, rules: Rules, sp
     if spare + relief <= 0:
         return size
     target = tiers.rows[tier.number - 3].max_size
-    return position.instrument.snap(min(size, total - target))
+    return min(size, position.instrument.ceil(total - target))
 
 
 def penalty_rate(symbol: str, closed: float, rules: Rules) -> float:

@@ -394,10 +394,19 @@ class MarginBroker(BackBroker):
             options["reduce_only"] = True  # a bracket's children end a position; they never open another
         if key != self.key(feed_of(data), {"position_side": key.side}) or key.side != "net":
             options["tradeid"] = (options.get("tradeid", 0), key.side, key.margin_mode)
-        if options.get("exectype") == bt.Order.Limit and options.get("price") is not None:
-            options["price"] = instrument.round_price(options["price"], side)
-        if options.get("plimit") is not None:
-            options["plimit"] = instrument.round_price(options["plimit"], side)
+        limits = ("price", "plimit") if options.get("exectype") == bt.Order.Limit else ("plimit",)
+        for name in ("price", "plimit"):
+            if options.get(name) is None:
+                continue
+            price = float(options[name])
+            if not (math.isfinite(price) and price > 0):
+                raise InputError(f"{name}: expected a finite price above zero, found {price!r} for {key.symbol}")
+            if name in limits:
+                options[name] = instrument.round_price(price, side)
+                if not options[name] > 0:
+                    raise InputError(
+                        f"{name}: expected at least the tick of {key.symbol}, {instrument.tick:g}, found {price:g}"
+                    )
         return instrument.floor(size) or size, options  # less than a lot is the engine's to refuse
 
     def submit(self, order: Any, check: bool = True) -> Any:

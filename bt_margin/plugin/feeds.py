@@ -7,7 +7,8 @@ look ahead.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import backtrader as bt
 import numpy as np
@@ -15,15 +16,18 @@ from numpy.typing import NDArray
 
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.errors import InputError
+from bt_margin.model.assessment import iso
 from bt_margin.model.instrument import Kind, parse
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from data_fetch import Samples
+    from data_fetch import LocalStore, Samples, Series, Store
 
 HOUR = 3_600_000
 CANDLE = ("open", "high", "low", "close")
+Holes = Literal["raise", "drop", "flat"]
+_MARK = {"open": "mark_open", "high": "mark_high", "low": "mark_low", "close": "mark"}
 
 
 class ArrayFeed(bt.feed.DataBase):
@@ -39,6 +43,7 @@ class ArrayFeed(bt.feed.DataBase):
     def __init__(self) -> None:
         super().__init__()
         self.funding: FundingSeries | None = self.p.funding
+        self.holes: dict[str, int] = {}
         close_ms = self.p.close_ms
         step = _step_ms(self.p.timeframe, self.p.compression)
         self.first_ms = int(close_ms[0]) - step if len(close_ms) else 0
@@ -123,6 +128,104 @@ def _funding(samples: Samples, symbol: str, base: str, start: int, end: int) -> 
     return None
 
 
+def from_store(
+    store: str | Path | LocalStore,
+    symbols: Sequence[str],
+    *,
+    since: int | str,
+    until: int | str,
+    timeframe: str | None = None,
+    holes: Holes = "raise",
+) -> list[ArrayFeed]:
+    """Feeds of downloaded history, one per symbol: trade, mark, index and funding on the clock of the trades.
+
+    `since` inclusive, `until` exclusive, ms or UTC text. `timeframe` None: the finest that is stored. What is done
+    where bars are missing: `raise` says where; `drop` shows no bar for a missing trade and no price for a missing mark
+    or index; `flat` repeats the last close, without volume. The feed's `holes` counts the missing bars by kind, and
+    its `source` (which reports print) names them. A kind that is not stored at all is no hole: stand-ins apply.
+    Raises data_fetch.DataError where there is no data.
+    """
+    from bt_margin.engine.builder import parse_time
+    from data_fetch import LocalStore, parse_step
+
+    if holes not in ("raise", "drop", "flat"):
+        raise InputError(f"holes: expected raise, drop or flat, found {holes!r}")
+    local = store if isinstance(store, LocalStore) else LocalStore(store)
+    start = since if isinstance(since, int) else parse_time(since, "since")
+    end = until if isinstance(until, int) else parse_time(until, "until")
+    if start >= end:
+        raise InputError(f"until: expected a moment after {since}, found {until}")
+    step = None if timeframe is None else parse_step(timeframe)
+    return [_merged(local, symbol, step, start, end, holes) for symbol in symbols]
+
+
+def _merged(store: Store, symbol: str, step: int | None, start: int, end: int, holes: Holes) -> ArrayFeed:
+    parts = parse(symbol)
+    pair = f"{parts.base}/{parts.quote}"
+    trade = store.series(symbol, "trade", step, start, end)
+    stored = {(info.symbol, info.kind, info.step_ms) for info in store.available(start, end)}
+    clock = np.arange(start + -start % trade.step_ms, end, trade.step_ms, dtype=np.int64)
+    clock = clock[clock + trade.step_ms <= end]
+    counts: dict[str, int] = {}
+    columns: dict[str, NDArray[np.float64]] = {}
+    wanted = [("trade", symbol), ("index", pair)] + ([] if parts.kind is Kind.SPOT else [("mark", symbol)])
+    for kind, name in wanted:
+        if (name, kind, trade.step_ms) not in stored:
+            continue
+        series = trade if kind == "trade" else store.series(name, kind, trade.step_ms, start, end)  # type: ignore[arg-type]
+        missing = len(clock) - len(series)
+        if missing and holes == "raise":
+            first = series.gaps(start, end)[0]
+            raise InputError(
+                f"{series.name}: expected {len(clock)} bars, {missing} are missing, the first from {iso(first[0])} to "
+                f"{iso(first[1])}; fetch again, or choose holes=\"drop\" or \"flat\""
+            )
+        if missing:
+            counts[kind] = missing
+        candles = _on_clock(clock, series, flat=holes == "flat")
+        if kind == "trade":
+            columns |= candles
+        elif kind == "mark":
+            columns |= {_MARK[name]: candles[name] for name in CANDLE}
+        else:
+            columns["index"] = candles["close"]
+    shown = np.isfinite(columns["close"])  # a trade that is missing at the very start cannot be filled
+    columns = {name: values[shown] for name, values in columns.items()}
+    notes = [f"{trade.venue} {_timeframe_text(trade.step_ms)}"]
+    if "mark" in columns:
+        notes.append("marks")
+    if "index" in columns:
+        notes.append("index")
+    funding = None if parts.kind is Kind.SPOT else store.funding(symbol, start, end + 1)
+    if funding is not None:
+        notes.append("funding")
+    done = {"drop": "left out", "flat": "held flat", "raise": ""}[holes]
+    notes += [f"{count} of {len(clock)} {kind} bars missing, {done}" for kind, count in counts.items()]
+    rates = None if funding is None else FundingSeries(funding.ts, funding.rate)
+    feed = make_feed(symbol, columns, clock[shown], trade.step_ms, rates, ", ".join(notes))
+    feed.holes = counts
+    return feed
+
+
+def _on_clock(clock: NDArray[np.int64], series: Series, flat: bool) -> dict[str, NDArray[np.float64]]:
+    """A series' columns on a clock that holds its own; where it has no bar NaN, or the last close held flat."""
+    columns = {name: _aligned(clock, series.ts, np.asarray(getattr(series, name))) for name in (*CANDLE, "volume")}
+    if flat:
+        missing = np.isnan(columns["close"])
+        last = np.maximum.accumulate(np.where(missing, -1, np.arange(len(clock))))
+        held = np.where(last >= 0, columns["close"][last], np.nan)
+        for name in CANDLE:
+            columns[name][missing] = held[missing]
+        columns["volume"][missing] = 0.0
+    return columns
+
+
+def _timeframe_text(step: int) -> str:
+    from data_fetch.series import timeframe
+
+    return timeframe(step)
+
+
 def from_dataframe(
     df: pd.DataFrame,
     symbol: str,
@@ -189,8 +292,7 @@ def make_feed(symbol: str, columns: dict[str, NDArray[np.float64]], open_ms: NDA
 
 def _marks(ts: NDArray[np.int64], mark_ts: NDArray[np.int64],
            candles: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    names = {"open": "mark_open", "high": "mark_high", "low": "mark_low", "close": "mark"}
-    return {names[name]: _aligned(ts, mark_ts, values) for name, values in candles.items()}
+    return {_MARK[name]: _aligned(ts, mark_ts, values) for name, values in candles.items()}
 
 
 def _aligned(ts: NDArray[np.int64], other: NDArray[np.int64],
@@ -247,4 +349,4 @@ def _step_ms(timeframe: int, compression: int) -> int:
     return int(unit * compression)
 
 
-__all__ = ["ArrayFeed", "from_dataframe", "from_samples"]
+__all__ = ["ArrayFeed", "from_dataframe", "from_samples", "from_store"]

@@ -21,6 +21,7 @@ PATHS = ("adverse", "ohlc", "close")
 def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency: str) -> Market:
     """All feeds with a new bar at one of its points; the others as they are."""
     marks, lasts, indexes, forwards = dict(now.marks), dict(now.lasts), dict(now.indexes), dict(now.forwards)
+    heard = dict(now.index_times)
     for bar in bars:
         lasts[bar.symbol] = bar.last[point]
         if bar.mark is not None:
@@ -28,12 +29,13 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
         else:
             marks.pop(bar.symbol, None)
         if bar.index is not None and point == CLOSE:
-            indexes[bar.symbol.partition(":")[0]] = bar.index
+            pair = bar.symbol.partition(":")[0]
+            indexes[pair], heard[pair] = bar.index, time
         if bar.forward is not None and point == CLOSE:
             forwards["-".join(bar.symbol.split("-")[:2])] = bar.forward
         if not is_symbol(bar.symbol):  # a plain asset is worth its price in the broker's currency
             indexes[f"{bar.symbol}/USD"] = bar.last[point] * now.usd(currency)
-    return Market(time, marks, lasts, indexes, now.strict, now.stand_ins, forwards)
+    return Market(time, marks, lasts, indexes, now.strict, now.stand_ins, forwards, heard)
 
 
 def walk(
