@@ -52,8 +52,8 @@ class RuleBook:
 
         `instruments`: {symbol: {contract_size, tick, lot, tiers}}, `fees`: {kind: {maker, taker}}, every
         key optional; the tiers of a spot pair are its borrow tiers, in base coin. `parameters`: choices where
-        sources differ, {"liquidation": {"early_cancel": "free-margin"}}. Raises InputError with the path of the
-        key that cannot be used.
+        sources differ, {"liquidation": {"early_cancel": "free-margin"}, "portfolio": {"mr3_kind": "none"}}. Raises
+        InputError with the path of the key that cannot be used.
         """
         tables = dict(self._tables)
         if instruments:

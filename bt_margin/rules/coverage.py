@@ -16,7 +16,7 @@ def subjects(symbols: tuple[str, ...]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = [("liquidation", ""), ("orders", "")]
     for symbol in symbols:
         parts = parse(symbol)
-        rows.append(("instruments", symbol))
+        rows += [("instruments", symbol), ("portfolio", parts.base)]
         match parts.kind:
             case Kind.SPOT:
                 rows += [("fees", "spot"), ("fees", "margin"), ("margin_tiers", symbol), ("margin", "")]
@@ -47,6 +47,8 @@ def look_up(rules: Rules, table: str, subject: str) -> None:
             rules.interest(subject)
         case "options":
             rules.option(subject)
+        case "portfolio":
+            rules.portfolio(subject)
         case "margin" | "delivery" | "liquidation" | "orders":
             getattr(rules, table)
 
@@ -70,7 +72,9 @@ def summary(revision: Revision[Any]) -> str:
             return f"every {hours:g} h" + ("" if cap is None else f", capped at {cap:.3%}")
         case InterestRow(hourly):
             return f"{hourly * 24:.4%} a day"
-        case ((_, _), *_) as factors:
-            return "; ".join(f"to {limit:g}: {factor:g}" for limit, factor in factors)
+        case ((_, *_), *_) as tiers:
+            return "; ".join(f"to {limit:,.10g}: {', '.join(f'{x:g}' for x in values)}" for limit, *values in tiers)
+        case tuple() as values:
+            return ", ".join(f"{x}" if isinstance(x, str) else f"{x:g}" for x in values) or "none"
         case value:
             return str(value).lower() if isinstance(value, bool) else str(value)

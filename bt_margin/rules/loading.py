@@ -12,6 +12,7 @@ import msgspec
 
 from bt_margin.errors import InputError
 from bt_margin.rules.history import History, Revision, to_ms
+from bt_margin.rules.portfolio import checked
 from bt_margin.rules.tables import (
     FeeRevision,
     FeeRow,
@@ -25,6 +26,7 @@ from bt_margin.rules.tables import (
     MarginTierRow,
     OptionRevision,
     ParameterRevision,
+    PortfolioRevision,
     TableFile,
     TierRevision,
     TierRow,
@@ -72,6 +74,11 @@ def _options(revision: OptionRevision) -> Iterator[tuple[str, Any]]:
     return ((f"{base}.{revision.parameter}", revision.value) for base in revision.bases)
 
 
+def _portfolio(revision: PortfolioRevision) -> Iterator[tuple[str, Any]]:
+    value = checked(revision.parameter, revision.value, f"rules: portfolio.toml: {revision.parameter}")
+    return ((f"{base}.{revision.parameter}", value) for base in revision.bases)
+
+
 def _interest(revision: InterestRevision) -> Iterator[tuple[str, InterestRow]]:
     return ((currency, InterestRow(daily / 24)) for currency, daily in revision.rows)
 
@@ -93,6 +100,7 @@ _SHAPES: dict[str, tuple[type[Head], Callable[[Any], Iterator[tuple[str, Any]]]]
     "interest": (InterestRevision, _interest),
     "options": (OptionRevision, _options),
     "delivery": (ParameterRevision, _parameter),
+    "portfolio": (PortfolioRevision, _portfolio),
 }
 """File name (without its ending) to what one revision looks like and which rows it makes."""
 

@@ -7,7 +7,8 @@ nearest one stands in and its distance is part of the evidence.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -16,6 +17,7 @@ from bt_margin.model.instrument import Instrument, Kind, parse
 from bt_margin.rules.families import borrows, candidates
 from bt_margin.rules.history import iso
 from bt_margin.rules.loading import FundingTerms, Tables
+from bt_margin.rules.portfolio import DepegRow, PortfolioAccountRow, PortfolioOptionRow, PortfolioRow
 from bt_margin.rules.tables import (
     FEE_KINDS,
     DeliveryRow,
@@ -35,15 +37,17 @@ from bt_margin.rules.tables import (
 from bt_margin.rules.tiers import Tiers
 
 Extrapolate = Literal["never", "nearest"]
+P = TypeVar("P", PortfolioRow, PortfolioOptionRow, DepegRow, PortfolioAccountRow)
 
 _DEFAULT = "*"
-"""The funding row of every swap, and the option figure of every underlying, that has none of its own."""
+"""The funding row of every swap, and the option or portfolio figure of every coin, that has none of its own."""
 
 _OVERLAYS = {
     "instruments": "instruments",
     "position_tiers": "instruments",
     "margin_tiers": "instruments",
     "fees": "fees",
+    "portfolio": "portfolio",
 }
 """Under which key a caller gives his own figures for a table."""
 
@@ -69,6 +73,7 @@ class Rules:
         self._margin_tiers: dict[str, MarginTiers] = {}
         self._options: dict[str, OptionRow] = {}
         self._interest: dict[str, InterestRow] = {}
+        self._portfolio: dict[tuple[type, str], Any] = {}
         self._liquidation: LiquidationRow | None = None
         self._orders: OrderRow | None = None
         self._margin: MarginRow | None = None
@@ -162,12 +167,40 @@ class Rules:
         found = self._options.get(base)
         if found is None:
             names = {subject.partition(".")[2] for subject in self._tables["options"]}
-            figures = {name: self._option_figure(base, name) for name in sorted(names)}
+            figures = {name: self._coin_figure("options", base, name) for name in sorted(names)}
             found = self._options[base] = msgspec.convert(figures, OptionRow)
         return found
 
-    def _option_figure(self, base: str, name: str) -> Any:
-        return self._find("options", self._pick("options", f"{base}.{name}", f"{_DEFAULT}.{name}"))
+    def _coin_figure(self, table: str, base: str, name: str) -> Any:
+        return self._find(table, self._pick(table, f"{base}.{name}", f"{_DEFAULT}.{name}"))
+
+    def portfolio(self, base: str = _DEFAULT) -> PortfolioRow:
+        """What every risk unit of a coin is judged by in portfolio margin. Raises NoRuleInForce.
+
+        The parameters come in four rows, so that the evidence of a book holds those it leans on and no others.
+        Without a coin: the figures of coins that have none of their own.
+        """
+        return self._portfolio_row(PortfolioRow, base)
+
+    def portfolio_options(self, base: str) -> PortfolioOptionRow:
+        """What a unit with options is judged by besides. Raises NoRuleInForce: two coins have options."""
+        return self._portfolio_row(PortfolioOptionRow, base)
+
+    def portfolio_depeg(self, base: str = _DEFAULT) -> DepegRow:
+        """What a unit with several settlement coins is judged by besides. Raises NoRuleInForce."""
+        return self._portfolio_row(DepegRow, base)
+
+    @property
+    def portfolio_account(self) -> PortfolioAccountRow:
+        """Who may hold an account in portfolio margin, and how a breached one is undone. Raises NoRuleInForce."""
+        return self._portfolio_row(PortfolioAccountRow, _DEFAULT)
+
+    def _portfolio_row(self, shape: type[P], base: str) -> P:
+        found = self._portfolio.get((shape, base))
+        if found is None:
+            figures = {part.name: self._coin_figure("portfolio", base, part.name) for part in fields(shape)}
+            found = self._portfolio[shape, base] = msgspec.convert(figures, shape)
+        return found
 
     @property
     def liquidation(self) -> LiquidationRow:

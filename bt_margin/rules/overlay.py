@@ -13,7 +13,8 @@ from bt_margin.errors import InputError
 from bt_margin.model.instrument import Kind, is_symbol, parse
 from bt_margin.rules.families import candidates
 from bt_margin.rules.history import ALWAYS, History, Revision
-from bt_margin.rules.loading import Table, Tables, portfolio_value
+from bt_margin.rules.loading import Table, Tables
+from bt_margin.rules.portfolio import checked
 from bt_margin.rules.tables import (
     FEE_KINDS,
     DeliveryRow,
@@ -127,7 +128,7 @@ def portfolio(base: Table, given: Mapping[str, Any]) -> Table:
     for key in sorted(given, key=lambda key: "." in str(key)):  # one coin's after every coin's
         path = f"portfolio.{key}"
         coin, _, parameter = str(key).rpartition(".")
-        row = portfolio_value(parameter, given[key], path)
+        row = checked(parameter, given[key], path)
         if not coin:
             table = {subject: kept for subject, kept in table.items() if subject.partition(".")[2] != parameter}
         table[f"{coin or '*'}.{parameter}"] = _always(row, path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -275,6 +275,12 @@ class OptionRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True
     parameter: str
     bases: tuple[str, ...]  # "*" stands for every underlying without a figure of its own
     value: float | bool | tuple[tuple[float, float], ...]  # factors: rows [max contracts, factor]
+
+
+class PortfolioRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    parameter: str
+    bases: tuple[str, ...]  # "*" stands for every coin without a figure of its own
+    value: str | float | bool | tuple[Any, ...]  # of the type that the parameter has in rules/portfolio.py
 
 
 class InterestRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
