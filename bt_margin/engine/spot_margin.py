@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from bt_margin.engine.takeover import ForcedTrade
+from bt_margin.engine.takeover import ForcedTrade, settle_isolated
 from bt_margin.model.account import Account, Order
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.loan import LONG, SHORT, MarginPosition, default_collateral
@@ -39,6 +39,7 @@ class Traded(NamedTuple):
     pnl: float
     closed_fee: float
     opened_fee: float
+    paid: float  # by the insurance fund, for a debt beyond an isolated margin
 
 
 def loan_of(account: Account, key: PositionKey) -> MarginPosition | None:
@@ -108,15 +109,17 @@ def trade(account: Account, order: Order, price: float, maker: bool, market: Mar
     position = loan_of(account, order.key)
     parts = opening_parts((position,) if position else (), (order,))
     opens = 0.0 if order.reduce_only or not parts else parts[0][1]
-    closed = pnl = closed_fee = 0.0
+    closed = pnl = closed_fee = paid = 0.0
     if position is not None and position.sign != order.sign:
         cap = cap_rate(position, account, market, rules) if position.same else 0.0
         closed, closed_fee = _close(account, position, order, order.size - opens, price, rate, cap, market.time)
         pnl = -closed * (price - position.entry_price)
+        # a debt beyond the margin ends before a reversal begins
+        paid = settle_isolated(account, order.key, market.time, True)
     opened = opened_fee = 0.0
     if opens > 0:
         opened, opened_fee = _open(account, order, opens, price, rate, market.time)
-    return Traded(closed, opened, pnl, closed_fee, opened_fee)
+    return Traded(closed, opened, pnl, closed_fee, opened_fee, paid)
 
 
 def _open(account: Account, order: Order, size: float, price: float, rate: float, time: int) -> tuple[float, float]:

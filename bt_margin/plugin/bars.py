@@ -14,6 +14,8 @@ from bt_margin.model.assessment import iso
 from bt_margin.model.instrument import is_symbol
 
 OPEN, HIGH, LOW, CLOSE = range(4)
+USD_PAIRS = ("USDT/USD", "USDC/USD")
+"""Feeds that only tell what a stablecoin is worth."""
 
 Prices = tuple[float, float, float, float]
 """A candle as (open, high, low, close)."""

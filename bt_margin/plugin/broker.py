@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,10 +28,10 @@ from bt_margin.model.ledger import Entry, PositionKey
 from bt_margin.model.market import STABLECOINS, Market
 from bt_margin.modes import mode_named, options
 from bt_margin.modes.valuation import FEE_KIND
-from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, Bar, Bars, to_ms
+from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Bars, to_ms
 from bt_margin.plugin.comminfo import MarginCommInfo
 from bt_margin.plugin.forced import place_forced
-from bt_margin.plugin.holdings import Holdings, costs, paid_back
+from bt_margin.plugin.holdings import Held, Holdings, costs, paid_back
 from bt_margin.plugin.matching import Candidate, candidate
 from bt_margin.plugin.orders import (
     STOP_LIMITS,
@@ -91,6 +93,7 @@ class MarginBroker(BackBroker):
             super().init()
         finally:
             self.p.cash = cash
+        self.positions: defaultdict[Any, Held] = defaultdict(Held)
         self.holdings = Holdings(self.positions)
         self._engine: MarginEngine | None = None
         self._book = rule_book(self.p)
@@ -244,7 +247,9 @@ class MarginBroker(BackBroker):
             self._listed = self._engine.rules
         found = self._instruments.get(name)
         if found is None:
-            if is_symbol(name):
+            if name in USD_PAIRS:
+                found = Instrument(name, Kind.SPOT, name.partition("/")[0], "USD", "USD")
+            elif is_symbol(name):
                 found = self._rules(data).instrument(name)
                 found.payoff  # noqa: B018  a product that is not built yet is refused here
             else:
@@ -384,8 +389,11 @@ class MarginBroker(BackBroker):
     def _prepared(self, data: Any, size: float, side: str, options: dict[str, Any]) -> tuple[float, dict[str, Any]]:
         """Whole lots, limits on the tick, the leg's side and mode spelled out."""
         instrument, key = self.instrument(data), self.key(data, options)
-        if not (isinstance(size, (int, float)) and math.isfinite(size) and size > 0):
+        if not (isinstance(size, numbers.Real) and math.isfinite(size) and size > 0):
             raise InputError(f"size: expected a finite number above zero, found {size!r} for {key.symbol}")
+        size = float(size)
+        if instrument.symbol in USD_PAIRS:
+            raise InputError(f"{instrument.symbol}: this feed tells what a currency is worth; it cannot be traded")
         in_cash = key.margin_mode == "cash"
         if in_cash and options.get("reduce_only"):
             raise InputError(f"reduce_only: {key.symbol} trades in cash, where every sell reduces; leave it out")
@@ -599,7 +607,8 @@ class MarginBroker(BackBroker):
             self._refused(order, booked)
         else:
             self._settings[wanted.key] = wanted.leverage
-            self._resting[wanted.id] = order
+            if wanted.id in self._account.orders:
+                self._resting[wanted.id] = order
             whole = instrument.snap(abs(order.executed.remsize) - size) <= 0
             if wanted.closes and abs(booked.closed) < size:
                 cut(order, abs(booked.closed))
@@ -619,8 +628,8 @@ class MarginBroker(BackBroker):
         factor = self.rate_of(instrument)
         fee = booked.closed_fee + booked.opened_fee - refund
         self.holdings.execute(
-            order, one.stamp, key, instrument, booked.closed + booked.opened, booked.price, booked.pnl * factor,
-            fee * factor, self.getcommissioninfo(order.data), factor, self.p.int2pnl,
+            order, one.stamp, key, instrument, booked.closed + booked.opened, booked.price, fee * factor,
+            self.getcommissioninfo(order.data), factor, self.p.int2pnl, self.exact_size(key, instrument),
         )
         if not whole:
             order.partial()
@@ -633,6 +642,13 @@ class MarginBroker(BackBroker):
         order.completed()
         self._finish(order)
         self._bracketize(order)
+
+    def exact_size(self, key: PositionKey, instrument: Instrument) -> float | None:
+        """What the venue holds of a loan, which is no whole number of lots; None for all else."""
+        if not instrument.is_spot or key.margin_mode == "cash":
+            return None
+        held = self._account.positions.get(key)
+        return held.size if held is not None else 0.0
 
     # -- what the engine did by itself --------------------------------------------------------------------------
 

@@ -77,14 +77,12 @@ class MarginCommInfo(bt.CommInfoBase):
 
 
 class TradeInfo:
-    """Stands in for the commission info on one fill: backtrader's Trade asks it for the profit, and gets it in the
-    broker's currency: the engine's own figure where the owner holds the position alone, else from the trade's price.
-    """
+    """Stands in for the commission info on one fill: backtrader's Trade asks it for the profit, and gets the owner's
+    own, in the broker's currency, instead of an average price times a multiplier."""
 
-    def __init__(self, comminfo: MarginCommInfo, factor: float, pnl: float | None) -> None:
+    def __init__(self, comminfo: MarginCommInfo, profit: float) -> None:
         self._comminfo = comminfo
-        self._factor = factor
-        self._pnl = pnl
+        self._profit = profit
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_comminfo":
@@ -92,6 +90,4 @@ class TradeInfo:
         return getattr(self._comminfo, name)
 
     def profitandloss(self, size: float, price: float, newprice: float) -> float:
-        if self._pnl is not None:
-            return self._pnl
-        return self._comminfo.profitandloss(size, price, newprice) * self._factor
+        return self._profit

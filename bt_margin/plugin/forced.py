@@ -39,8 +39,8 @@ def place_forced(broker: MarginBroker, data: Any, event: Forced, cost: float) ->
         order.accept(broker)
         broker.notify(order)
         broker.holdings.execute(
-            order, broker.bars.stamp, event.key, instrument, size, event.price, event.pnl * size / event.size * factor,
-            cost * share * factor, broker.getcommissioninfo(data), factor, broker.p.int2pnl,
+            order, broker.bars.stamp, event.key, instrument, size, event.price, cost * share * factor,
+            broker.getcommissioninfo(data), factor, broker.p.int2pnl, broker.exact_size(event.key, instrument),
         )
         order.executed.remsize = 0.0
         order.status = order.Completed

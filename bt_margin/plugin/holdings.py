@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import backtrader as bt
@@ -30,94 +31,134 @@ class Holdings:
 
     def __init__(self, feeds: Any) -> None:
         self._feeds = feeds
-        self._legs: dict[PositionKey, BtPosition] = {}
-        self._owned: dict[PositionKey, dict[Owner, float]] = defaultdict(dict)
-        self._funding: dict[tuple[PositionKey, Owner], float] = {}
+        self._legs: dict[PositionKey, Held] = {}
+        self._owned: dict[PositionKey, dict[Owner, Part]] = defaultdict(dict)
 
-    def leg(self, key: PositionKey) -> BtPosition:
+    def leg(self, key: PositionKey) -> Held:
         """One leg's position."""
-        return self._legs.setdefault(key, BtPosition())
+        return self._legs.setdefault(key, Held())
 
     def charge(self, key: PositionKey, cost: float) -> None:
-        """Funding paid by a position, remembered by owner until it closes (the counterpart of stock's interest)."""
+        """Funding or interest paid by a position, remembered by owner until it closes (stock's credit interest)."""
         owned = self._owned[key]
-        net = math.fsum(owned.values())
-        for owner, size in owned.items():
-            self._funding[key, owner] = self._funding.get((key, owner), 0.0) + (cost * size / net if net else 0.0)
+        net = math.fsum(part.size for part in owned.values())
+        for part in owned.values():
+            part.due += cost * part.size / net if net else 0.0
 
     def shares(self, key: PositionKey, size: float, whole: bool, instrument: Instrument) -> list[tuple[Owner, float]]:
         """A forced trade of `size` (signed) by owner: everybody's part when whole, else first come, first closed."""
         owned = self._owned[key]
         if whole:
-            return [(owner, -held) for owner, held in owned.items()]
+            return [(owner, -part.size) for owner, part in owned.items()]
         parts, left = [], size
         for owner, held in owned.items():
-            if held * size < 0 and left:
-                part = math.copysign(min(abs(held), abs(left)), size)
+            if held.size * size < 0 and left:
+                part = math.copysign(min(abs(held.size), abs(left)), size)
                 parts.append((owner, part))
                 left = instrument.snap(left - part)
         return parts
 
     def execute(self, order: Any, dt: float, key: PositionKey, instrument: Instrument, change: float, price: float,
-                pnl: float, fee: float, comminfo: Any, factor: float, with_funding: bool) -> None:
+                fee: float, comminfo: Any, factor: float, with_due: bool, exact: float | None = None) -> None:
         """One execution bit: sizes as the owner's trade sees them, money in the broker's currency.
 
-        `fee` is everything the fill cost beyond its profit, negative for a refund.
+        The profit is from the owner's own entry, so that over all owners it adds up to what the account won. `fee` is
+        everything the fill cost beyond its profit, negative for a refund. `exact`: what the venue holds now where that
+        is no whole number of lots (coins of a loan).
         """
-        owner = (order.owner, order.tradeid)
-        alone = self._owned[key].keys() <= {owner}
-        held = self._owned[key].get(owner, 0.0)
-        closed, opened = _split(held, change, instrument)
-        left = opened if closed == -held else held + closed + opened
-        if left:
-            self._owned[key][owner] = instrument.snap(left)
-        else:
-            self._owned[key].pop(owner, None)
+        owner, owned = (order.owner, order.tradeid), self._owned[key]
+        part = owned.get(owner) or Part()
+        closed, opened = _split(part.size, change, instrument, exact)
+        ends = bool(closed) and closed == -part.size
         closed_fee = fee * abs(closed) / abs(change)
         opened_fee = fee - closed_fee
+        profit = 0.0
         if closed:
-            due = self._funding.pop((key, owner), 0.0)
-            now = due if closed == -held else due * closed / -held
-            if due != now:
-                self._funding[key, owner] = due - now
-            closed_fee += now if with_funding else 0.0
+            profit = float(instrument.pnl(-closed, part.entry, price)) * factor
+            due = part.due if ends else part.due * closed / -part.size
+            part.due -= due
+            closed_fee += due if with_due else 0.0
+        bit = -part.raw if ends else closed  # what backtrader's trade has added up, float for float
+        if ends:
+            part = Part()
+        part.add(closed if not ends else 0.0, opened, price, instrument, exact is None)
+        if part.size:
+            owned[owner] = part
+        else:
+            owned.pop(owner, None)
+        if exact is not None and len(owned) == 1 and owner in owned and exact:
+            part.size = exact
 
         def value(size: float, at: float) -> float:
-            return math.copysign(float(instrument.notional(size, at)), size) if size else 0.0
+            return math.copysign(float(instrument.notional(size, at)), size) * factor if size else 0.0
 
-        position = self._feeds[order.data]
-        loan = instrument.is_spot and key.margin_mode != "cash"
-        entry = self.leg(key).price if loan else position.price
-        info = isinstance(comminfo, MarginCommInfo)
-        if instrument.is_spot:  # the venue books coins, not a profit
-            pnl = comminfo.profitandloss(-closed, entry, price) * (factor if info else 1.0)
-        for one in (position, self.leg(key)):
-            _update(one, change, price, bt.num2date(dt), instrument)
-        own = pnl if alone and closed and not instrument.is_spot else None
+        position, leg = self._feeds[order.data], self.leg(key)
+        entry, info = leg.price, isinstance(comminfo, MarginCommInfo)
+        if not info:
+            profit = comminfo.profitandloss(-closed, entry, price)
+        at = bt.num2date(dt)
+        leg.trade(change, price, at, instrument, exact)
+        position.trade(change, price, at, instrument, None)
+        position.size = math.fsum(one.size for k, one in self._legs.items() if k.symbol == key.symbol)
+        if exact is None:
+            position.size = instrument.snap(position.size)
+        gave, got = value(-closed, entry or price), value(opened, price)
         order.execute(
-            dt, change, price, closed, value(-closed, entry), closed_fee, opened, value(opened, price), opened_fee,
-            comminfo.get_margin(price) if info else 0.0, pnl, position.size, position.price,
+            dt, change, price, bit, gave, closed_fee, opened, got, opened_fee,
+            comminfo.get_margin(price) if info else 0.0, profit, position.size, position.price,
         )
-        order.addcomminfo(TradeInfo(comminfo, factor, own) if info else comminfo)
+        order.addcomminfo(TradeInfo(comminfo, profit) if info else comminfo)
 
 
-def _update(position: BtPosition, change: float, price: float, at: Any, instrument: Instrument) -> None:
+class Held(BtPosition):
     """backtrader's position, to the lot, its average price by the contract's own rule."""
-    before, entry = position.size, position.price
-    position.update(change, price, at)
-    position.size = instrument.snap(position.size)
-    if not position.size:
-        position.price = 0.0
-    elif before * change > 0:
-        unit = instrument.contract_size
-        position.price = instrument.payoff.average(abs(before) * unit, entry, abs(change) * unit, price)
+
+    size: float
+    price: float
+
+    def __len__(self) -> int:
+        return math.ceil(abs(self.size))  # sizes are not whole numbers here
+
+    def trade(self, change: float, price: float, at: Any, instrument: Instrument, exact: float | None) -> None:
+        """Add a signed change; `exact` overrides the size where the venue's own is no whole number of lots."""
+        before, entry = self.size, self.price
+        self.update(change, price, at)
+        self.size = instrument.snap(self.size) if exact is None else exact
+        if not self.size:
+            self.price = 0.0
+        elif before * change > 0:
+            unit = instrument.contract_size
+            self.price = instrument.payoff.average(abs(before) * unit, entry, abs(change) * unit, price)
 
 
-def _split(held: float, change: float, instrument: Instrument) -> tuple[float, float]:
+@dataclass(slots=True)
+class Part:
+    """One owner's part of a position."""
+
+    size: float = 0.0
+    raw: float = 0.0  # the same as backtrader's trade adds it up, dust included
+    entry: float = 0.0
+    due: float = 0.0  # funding and interest not told yet
+
+    def add(self, closed: float, opened: float, price: float, instrument: Instrument, snap: bool) -> None:
+        if opened:
+            unit = instrument.contract_size
+            self.entry = price if not self.size else instrument.payoff.average(
+                abs(self.size) * unit, self.entry, abs(opened) * unit, price)
+        self.raw += closed + opened
+        size = self.size + closed + opened
+        self.size = instrument.snap(size) if snap else size
+
+
+def _split(held: float, change: float, instrument: Instrument, exact: float | None) -> tuple[float, float]:
     """What of a change closes and what opens, for one who holds `held`; exact to the lot."""
     if held * change >= 0:
         return 0.0, change
-    left = instrument.snap(held + change)
+    left = held + change
+    if exact is None:
+        left = instrument.snap(left)
+    elif abs(left) < instrument.lot or exact == 0.0:
+        left = 0.0
     if left * held > 0:
         return change, 0.0
     return -held, left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ def options_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, An
     if options.get("post_only") and options.get("exectype") != BtOrder.Limit:
         raise InputError("post_only: expected a limit order (exectype=bt.Order.Limit), found another type")
     leverage = options.get("leverage")
-    if leverage is not None and not (isinstance(leverage, (int, float)) and 1 <= leverage < float("inf")):
+    if leverage is not None and not (isinstance(leverage, numbers.Real) and 1 <= float(leverage) < float("inf")):
         raise InputError(f"leverage: expected a setting of 1 or more, found {leverage!r}")
     return options
 

@@ -12,7 +12,7 @@ from bt_margin.engine.engine import MarginEngine
 from bt_margin.model.instrument import is_symbol
 from bt_margin.model.market import Market
 from bt_margin.modes.assess import total_equity
-from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, Bar
+from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar
 from bt_margin.plugin.matching import AT_OPEN, BEFORE_OPEN, Candidate, timeline
 
 PATHS = ("adverse", "ohlc", "close")
@@ -33,6 +33,8 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
             indexes[pair], heard[pair] = bar.index, time
         if bar.forward is not None and point == CLOSE:
             forwards["-".join(bar.symbol.split("-")[:2])] = bar.forward
+        if bar.symbol in USD_PAIRS:
+            indexes[bar.symbol], heard[bar.symbol] = bar.last[point], time
         if not is_symbol(bar.symbol):  # a plain asset is worth its price in the broker's currency
             indexes[f"{bar.symbol}/USD"] = bar.last[point] * now.usd(currency)
     return Market(time, marks, lasts, indexes, now.strict, now.stand_ins, forwards, heard)

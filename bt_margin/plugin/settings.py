@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
 from bt_margin.engine.builder import parse_time
 from bt_margin.errors import InputError
 from bt_margin.model.account import POSITION_MODES
-from bt_margin.modes import mode_named
+from bt_margin.modes import played_mode
 from bt_margin.plugin.path import PATHS
 from bt_margin.rules.book import RuleBook, load_rules
 
@@ -40,14 +41,14 @@ def validate(p: Any) -> None:
         if asked:
             raise InputError(f"mode: expected isolated or cross because {asked[0]} is given, found None")
         return
-    mode_named(p.mode)
+    played_mode(p.mode)
     for name, allowed in (
         ("path", PATHS), ("position_mode", POSITION_MODES), ("extrapolate", ("nearest", "never")),
     ):
         if getattr(p, name) not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(p, name)!r}")
     for currency, amount in opening_balances(p).items():
-        if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
+        if not isinstance(amount, numbers.Real) or not 0 <= amount < float("inf"):
             raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
     for currency, rate in (p.interest or {}).items():
         if not isinstance(rate, (int, float)) or not 0 <= rate < float("inf"):
@@ -55,7 +56,7 @@ def validate(p: Any) -> None:
     if not 0 <= p.slippage < 1:
         raise InputError(f"slippage: expected a share of the price from 0 to below 1, found {p.slippage!r}")
     for value in p.leverage.values() if isinstance(p.leverage, Mapping) else (p.leverage,):
-        if not isinstance(value, (int, float)) or not 1 <= value < float("inf"):
+        if not isinstance(value, numbers.Real) or not 1 <= float(value) < float("inf"):
             raise InputError(f"leverage: expected a setting of 1 or more, found {value!r}")
 
 
