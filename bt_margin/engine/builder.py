@@ -14,14 +14,16 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from bt_margin.engine import credit
 from bt_margin.engine import orders as order_rules
-from bt_margin.errors import BtMarginError, InputError, MissingPrice, NotSupported
+from bt_margin.errors import BtMarginError, InputError, MissingPrice, NoRuleInForce, NotSupported
 from bt_margin.model.account import MARGIN_MODES, Account, Order, Position
 from bt_margin.model.assessment import AccountReport, iso
+from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.loan import LONG, MarginPosition, default_collateral
 from bt_margin.model.market import Market
-from bt_margin.modes import MODES, PLANNED, mode_named, options
+from bt_margin.modes import MODES, PLANNED, borrow, mode_named, options
 from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import account_pools, assess
 from bt_margin.modes.base import judge
@@ -67,6 +69,15 @@ class Prices(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     forward: dict[str, float] = {}
 
 
+class BorrowRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What the modes whose pool is the account ask about borrowing; `interest`: accrued, not deducted yet, by coin."""
+
+    auto: bool = True
+    leverage: dict[str, float] = {}
+    interest: dict[str, float] = {}
+    collateral_off: list[str] = []
+
+
 class RulesRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     venue: str = "okx"
     as_of: str | None = None
@@ -79,7 +90,7 @@ class BookFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     positions: list[PositionRow] = []
     orders: list[OrderRow] = []
     prices: Prices = Prices()
-    borrow: dict[str, Any] = {}
+    borrow: BorrowRow = BorrowRow()
     rules: RulesRow = RulesRow()
     instruments: dict[str, dict[str, Any]] = {}
     fees: dict[str, dict[str, float]] = {}
@@ -105,7 +116,9 @@ class PositionBuilder:
         self._book = book
         self._time = parse_time(book.time, "time")
         as_of = self._time if book.rules.as_of is None else parse_time(book.rules.as_of, "rules.as_of")
-        rules: RuleBook = load_rules(book.rules.venue).overlay(instruments=book.instruments, fees=book.fees)
+        rules: RuleBook = load_rules(book.rules.venue).overlay(
+            instruments=book.instruments, fees=book.fees, discounts=book.discounts, borrow_tiers=book.borrow_tiers
+        )
         self._rules: Rules = rules.as_of(as_of, book.rules.extrapolate)
 
     @classmethod
@@ -135,13 +148,15 @@ class PositionBuilder:
         stamp = time or _stamp(positions, balance)
         book: dict[str, Any] = {
             "time": stamp, "balances": {}, "positions": [], "prices": {"mark": {}, "index": {}},
-            "rules": dict(rules or {}),
+            "rules": dict(rules or {}), "borrow": {"interest": {}},
         }
         for row in details:
             book["balances"][row["ccy"]] = float(row["cashBal"])
             equity, usd = float(row.get("eq") or 0), float(row.get("eqUsd") or 0)
-            if equity > 0 and usd > 0:
+            if equity * usd > 0:
                 book["prices"]["index"][f"{row['ccy']}/USD"] = usd / equity
+            if float(row.get("interest") or 0) > 0:
+                book["borrow"]["interest"][row["ccy"]] = float(row["interest"])
         for row in positions:
             contracts = row.get("contracts")
             if not contracts:
@@ -163,11 +178,16 @@ class PositionBuilder:
     def report(self, mode: str) -> AccountReport:
         """What the book requires in one mode. Raises where the mode refuses it."""
         account, market = self._account(mode), self._market()
-        rows = tuple(order_rules.report(account, order, market, self._rules) for order in self._orders(account, mode))
+        answer = credit.report if mode in _BORROWING else order_rules.report
+        rows = tuple(answer(account, order, market, self._rules) for order in self._orders(account, mode))
         for order in self._orders(account, mode):
             account.place(order)
         report = assess(account, mode_named(mode), market, self._rules, (), rows)
         unusual = spot_margin_rules.unusual_collateral(account.positions.values(), self._rules)
+        if mode in _BORROWING and report.account.equity_usd < self._rules.multi_currency.min_equity:
+            least = self._rules.multi_currency.min_equity
+            unusual.append(f"{mode}: an account needs {least:,.10g} USD to enter, this one has "
+                           f"{report.account.equity_usd:,.2f}")
         return replace(report, warnings=(*report.warnings, *unusual))
 
     def reports(self, mode: str | None = None) -> tuple[list[AccountReport], list[dict[str, str]]]:
@@ -179,9 +199,7 @@ class PositionBuilder:
         for name in (*MODES, *PLANNED):
             try:
                 done.append(self.report(name))
-            except NotSupported as error:
-                refused.append({"mode": name, "reason": str(error)})
-            except _Refused as error:
+            except (NotSupported, NoRuleInForce, _Refused) as error:
                 refused.append({"mode": name, "reason": str(error)})
         if not done:
             raise InputError(refused[0]["reason"])
@@ -197,17 +215,19 @@ class PositionBuilder:
         lowest = np.full(moves.shape, np.inf)
         equity = np.zeros(moves.shape)
         level = self._rules.liquidation
-        for currency, amount in account.balances.items():
+        for currency in dict.fromkeys((*account.balances, *account.accrued)):
+            amount = account.balance(currency) - account.accrued.get(currency, 0.0)
             if amount:
                 equity = equity + amount * market.usd(currency)
         for position in account.positions.values():
             value = position.margin + position.value(market)
             equity = equity + value * market.usd(position.currency)
-        for pool in account_pools(account):
-            if pool.positions:
+        for pool in account_pools(account, mode_named(mode)):
+            if pool.positions or pool.holdings is not None:
                 judgement = judge(pool, market, self._rules)
-                if np.any(np.asarray(judgement.requirement) > 0):
-                    lowest = np.minimum(lowest, judgement.equity / judgement.requirement)
+                needs = np.asarray(judgement.requirement, dtype=float)
+                ratios = judgement.equity / np.where(needs > 0, needs, 1.0)
+                lowest = np.where(needs > 0, np.minimum(lowest, ratios), lowest)
         return [
             StressRow(
                 float(shift), float(value), float(low) if math.isfinite(low) else None,
@@ -243,15 +263,44 @@ class PositionBuilder:
         mode_named(mode)
         hedge = any(row.position_side != "net" for row in self._book.positions)
         account = Account(self._book.balances, "hedge" if hedge else "net")
+        if mode in _BORROWING:
+            self._take_borrowing(account)
         for currency, amount in account.balances.items():
-            if amount < 0:
+            if amount < 0 and mode not in _BORROWING:
                 raise _Refused(
                     f"balances.{currency}: {mode} margin knows no debt, found {amount:g}; debts belong to the "
                     "multi-currency and portfolio modes"
                 )
         for i, row in enumerate(self._book.positions):
-            account.adopt(self._position(row, f"positions[{i}]", account, mode))
+            position = self._position(row, f"positions[{i}]", account, mode)
+            if mode in _BORROWING and position.margin_mode == "isolated" and not self._rules.multi_currency.isolated:
+                raise _Refused(f"positions[{i}].margin_mode: multi-currency margin takes no isolated positions any "
+                               "more at that time (50072)")
+            if mode in _BORROWING and isinstance(position, MarginPosition) and position.margin_mode == "cross":
+                credit.dissolve(position, account)
+            else:
+                account.adopt(position)
+        if mode in _BORROWING:
+            credit.check_collateral(account)
         return account
+
+    def _take_borrowing(self, account: Account) -> None:
+        """The book's choices about borrowing, each checked."""
+        row = self._book.borrow
+        off = frozenset(row.collateral_off)
+        if off and not self._rules.multi_currency.collateral_switch:
+            raise _Refused("borrow.collateral_off: coins could not be switched off as collateral yet at that time")
+        for currency, leverage in row.leverage.items():
+            path = f"borrow.leverage.{currency}"
+            if leverage < 1:
+                raise InputError(f"{path}: expected a setting of 1 or more, found {leverage:g}")
+            if why := borrow.refused_leverage(currency, leverage, self._rules):
+                raise InputError(f"{path}: {why}")
+        for currency, amount in row.interest.items():
+            if amount < 0:
+                raise InputError(f"borrow.interest.{currency}: expected zero or more, found {amount:g}")
+            account.accrued[currency] = amount
+        account.borrowing = Borrowing(row.auto, dict(row.leverage), off)
 
     def _position(self, row: PositionRow, path: str, account: Account, mode: str) -> Position:
         instrument = self._instrument(row.symbol, path)
@@ -316,15 +365,17 @@ class PositionBuilder:
             path = f"orders[{i}]"
             instrument = self._instrument(row.symbol, path)
             instrument.payoff  # noqa: B018
-            default = "cash" if instrument.is_spot else mode
+            default = "isolated" if mode == "isolated" else "cross"
+            if instrument.is_spot and mode not in _BORROWING:
+                default = "cash"
             margin_mode = row.margin_mode or default
             if margin_mode not in MARGIN_MODES:
                 allowed = ", ".join(MARGIN_MODES)
                 raise InputError(f"{path}.margin_mode: expected one of {allowed}, found {margin_mode!r}")
-            cash = margin_mode == "cash"
-            if not instrument.is_spot and cash:
+            cash = margin_mode == "cash" or (instrument.is_spot and margin_mode == "cross" and mode in _BORROWING)
+            if not instrument.is_spot and margin_mode == "cash":
                 raise InputError(f"{path}.margin_mode: {row.symbol} needs isolated or cross, found cash")
-            if (row.margin_currency is not None or row.reverse) and not (instrument.is_spot and not cash):
+            if (row.margin_currency is not None or row.reverse) and not (instrument.is_spot and margin_mode != "cash"):
                 raise InputError(f"{path}: margin_currency and reverse are for spot pairs in isolated or cross margin")
             if margin_mode == "cross" and mode == "isolated":
                 margin_mode = "isolated"
@@ -346,7 +397,7 @@ class PositionBuilder:
             price = None if row.price is None else _positive(row.price, f"{path}.price")
             orders.append(
                 Order(i + 1, instrument, row.side, _positive(row.amount, f"{path}.amount"), price, margin_mode,
-                      row.position_side, leverage, row.reduce_only, collateral, row.reverse)
+                      row.position_side, leverage, row.reduce_only, collateral, row.reverse and not cash)
             )
         return orders
 
@@ -367,6 +418,10 @@ class PositionBuilder:
                 f"{path}: expected at most {limit:g}, the maximum of {symbol}, found {leverage:g}"
             )
         return leverage
+
+
+_BORROWING = ("multi-currency",)
+"""Modes whose pool is the account: a missing coin is borrowed, balances may be negative."""
 
 
 def _take_margin(position: Position, path: str, account: Account, margin: float | None = None) -> float:

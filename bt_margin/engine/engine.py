@@ -36,7 +36,7 @@ from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import options
+from bt_margin.modes import MODES, options, played_mode
 from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
 from bt_margin.modes.base import CancelOrders, Judgement, MarginMode, Pool, judge
@@ -73,6 +73,8 @@ class MarginEngine:
         slippage: float = 0.0,
         strict: bool = False,
     ) -> None:
+        if mode.name in MODES:
+            played_mode(mode.name)  # raises for one that only judges a book yet
         self.account = account
         self.mode = mode
         self.book = book
@@ -654,8 +656,8 @@ class MarginEngine:
         report = self.assess() if position is not None and position.sign != order.sign else None
         traded = spot_margin.trade(self.account, order, price, maker, self.market, self.rules)
         if position is not None and report is not None:
-            paid = settle_isolated(self.account, order.key, self.market.time, True)
-            self._bankrupt(self._pool_of(position), position, paid, float(position.notional(self.market)), report)
+            worth = float(position.notional(self.market))
+            self._bankrupt(self._pool_of(position), position, traded.paid, worth, report)
         return Fill(traded.closed, traded.opened, price, traded.pnl, traded.closed_fee, traded.opened_fee)
 
 

@@ -48,7 +48,7 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
             return Refusal(answer)
         if answer.closes:
             return answer
-        return _within_tiers(account, answer, market, rules) or _funds(account, answer, market, rules)
+        return within_tiers(account, answer, market, rules) or _funds(account, answer, market, rules)
     if order.closes:
         position = account.positions.get(order.key)
         held = 0.0 if position is None else -position.size * order.sign
@@ -56,7 +56,7 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
             return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
         order = replace(order, size=min(order.size, held))  # cut, not refused: DEMO-OVER-CLOSE-CLIP-1
         return _funds(account, order, market, rules) if order.instrument.is_option else order
-    refusal = _within_tiers(account, order, market, rules)
+    refusal = within_tiers(account, order, market, rules)
     if refusal is not None and refusal.largest_size:
         largest = min(refusal.largest_size, largest_affordable(account, order, market, rules))
         return replace(refusal, largest_size=largest)
@@ -70,7 +70,7 @@ def opening(account: Account, order: Order) -> float:
     return parts[0][1] if parts else 0.0
 
 
-def _within_tiers(account: Account, order: Order, market: Market, rules: Rules) -> Refusal | None:
+def within_tiers(account: Account, order: Order, market: Market, rules: Rules) -> Refusal | None:
     """Position + same-side opening orders + this order may not exceed what the leverage allows (51004)."""
     if order.instrument.is_option:
         return None  # sellers' tiers raise the margin factor instead
@@ -201,7 +201,7 @@ def largest_affordable(account: Account, order: Order, market: Market, rules: Ru
 
     def fits(size: float) -> bool:
         trial = replace(order, size=size)
-        if not order.is_cash and _within_tiers(account, trial, market, rules) is not None:
+        if not order.is_cash and within_tiers(account, trial, market, rules) is not None:
             return False
         tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
         return opening_is_free(account, trial) or headroom(account, trial, market, rules, currency) >= -tolerance

@@ -67,6 +67,7 @@ class CurrencyReport:
     leverage: float
     discounted_equity_usd: float | None
     equity_usd: float
+    unrealised_liability: float = 0.0  # the part of the liability that unrealised losses made
 
 
 @dataclass(frozen=True, slots=True)

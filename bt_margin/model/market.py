@@ -81,7 +81,7 @@ class Market:
         return price
 
     def usd(self, currency: str) -> Number:
-        """USD value of one unit of a currency, through the index of its USD, USDT or USDC pair."""
+        """USD value of one unit of a currency, through the index of its USD, USDT, USDC, BTC or ETH pair."""
         if currency == "USD":
             return 1.0
         direct = self.indexes.get(f"{currency}/USD")
@@ -89,7 +89,7 @@ class Market:
             return direct
         if currency in STABLECOINS:
             return self._noted(f"USD price of {currency}: 1", 1.0, f"{currency}/USD")
-        for quote in STABLECOINS:
+        for quote in (*STABLECOINS, *(coin for coin in ("BTC", "ETH") if currency not in ("BTC", coin))):
             pair = f"{currency}/{quote}"
             if any(
                 key in prices

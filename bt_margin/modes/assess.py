@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from bt_margin.model.assessment import (
 )
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import options, spot_margin
+from bt_margin.modes import account_report, options, spot_margin
 from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
 from bt_margin.modes.cross import CROSS, backing, reserved
 from bt_margin.modes.isolated import ISOLATED
@@ -39,9 +39,12 @@ if TYPE_CHECKING:
     from bt_margin.rules.tables import Evidence
 
 
-def account_pools(account: Account) -> list[Pool]:
-    """Every pool: isolated positions first, each alone, then the cross pools (rule book section 14)."""
-    return [*ISOLATED.pools(account), *CROSS.pools(account)]
+def account_pools(account: Account, mode: MarginMode = CROSS) -> list[Pool]:
+    """Every pool: isolated positions first, each alone, then those that the mode cuts (rule book section 14).
+
+    The mode "isolated" has no pools besides; its cash, and what is cross in it, is pooled as in "cross".
+    """
+    return [*ISOLATED.pools(account), *(CROSS if mode.name == ISOLATED.name else mode).pools(account)]
 
 
 def assess(
@@ -53,26 +56,38 @@ def assess(
     orders: Iterable[OrderReport] | None = None,
 ) -> AccountReport:
     """Judge every pool and lay out the account. Raises where a price, tier or fee is missing."""
-    judged = [(pool, judge(pool, market, rules)) for pool in account_pools(account)]
+    judged = [(pool, judge(pool, market, rules)) for pool in account_pools(account, mode)]
     pool_reports = tuple(_pool_report(pool, j, market, rules) for pool, j in judged)
+    whole = next(((i, pool, j) for i, (pool, j) in enumerate(judged) if pool.holdings is not None), None)
+    prices = {} if whole is None else account_report.coin_prices(whole[1], whole[2], market, rules)
     positions = tuple(
-        _position_report(position, pool, j, market, rules) for pool, j in judged for position in pool.positions
+        _position_report(position, pool, j, market, rules, prices) for pool, j in judged for position in pool.positions
     )
-    currencies = tuple(
-        _currency_report(account, pool, j, market, rules) for pool, j in judged if pool.mode.name == "cross"
-    )
+    if whole is None:
+        currencies = tuple(
+            _currency_report(account, pool, j, market, rules) for pool, j in judged if pool.mode.name == "cross"
+        )
+        sums = _totals(judged, pool_reports, currencies, positions, market)
+    else:
+        here, pool, j = whole
+        currencies = account_report.currency_reports(account, pool, j, market, rules)
+        others = (row for i, row in enumerate(pool_reports) if i != here)
+        sums = account_report.totals(account, pool, pool_reports[here], currencies, others, market)
+    unknown = [f"liquidation price: {why}" for row in prices.values() for why in row.unknown]
     evidence = rules.evidence()
-    order_rows = tuple(order_report(account, o, market, rules) for o in account.orders.values())
+    if orders is None:
+        orders = [order_report(account, o, market, rules, mode) for o in account.orders.values()]
     return AccountReport(
         mode=mode.name,
         time=market.time,
-        account=_totals(judged, pool_reports, currencies, positions, market),
+        account=sums,
         pools=pool_reports,
         currencies=currencies,
         positions=positions,
-        orders=order_rows if orders is None else tuple(orders),
+        orders=tuple(orders),
         evidence=evidence,
-        warnings=(*extra_warnings, *(f"stand-in: {what}" for what in sorted(market.stand_ins)), *_stood_in(evidence)),
+        warnings=(*extra_warnings, *unknown, *(f"stand-in: {what}" for what in sorted(market.stand_ins)),
+                  *_stood_in(evidence)),
     )
 
 
@@ -87,7 +102,8 @@ def _stood_in(evidence: Iterable[Evidence]) -> list[str]:
 def total_equity(account: Account, market: Market) -> float:
     """Undiscounted USD value of everything: coins, isolated margin, unrealised profit (OKX `totalEq`)."""
     total = 0.0
-    for currency, amount in account.balances.items():
+    for currency in dict.fromkeys((*account.balances, *account.accrued)):
+        amount = account.balance(currency) - account.accrued.get(currency, 0.0)
         if amount:
             total += amount * float(market.usd(currency))
     for position in account.positions.values():
@@ -103,6 +119,8 @@ def available(pool: Pool, market: Market, rules: Rules) -> float:
 
 
 def _pool_report(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> PoolReport:
+    if pool.holdings is not None:
+        return account_report.pool_report(pool, judgement, market, rules)
     equity, requirement = float(judgement.equity), float(judgement.requirement)
     margin_ratio = ratio(equity, requirement)
     levels = rules.liquidation
@@ -172,7 +190,8 @@ def _currency_report(
 
 
 def _position_report(
-    position: Position, pool: Pool, judgement: Judgement, market: Market, rules: Rules
+    position: Position, pool: Pool, judgement: Judgement, market: Market, rules: Rules,
+    prices: Mapping[str, account_report.CoinPrices],
 ) -> PositionReport:
     if position.instrument.is_option:
         return options.report(position, pool, judgement, market, rules)
@@ -188,7 +207,15 @@ def _position_report(
     pool_tier = next(
         (c.detail["rate"] for c in judgement.charges if c.unit == position.symbol), tier.maintenance
     )
-    trigger = price_at_gap_zero(position, pool, equity - requirement, float(pool_tier) + fee, mark)
+    if pool.holdings is None:
+        trigger = price_at_gap_zero(position, pool, equity - requirement, float(pool_tier) + fee, mark)
+        shown = _displayed_price(position, pool, market, rules, tier.maintenance, fee, trigger)
+        bankruptcy = price_at_gap_zero(position, pool, equity, 0.0, mark)
+    else:
+        moves = prices[position.instrument.base]
+        trigger, shown, bankruptcy = (
+            None if move is None else mark * (1.0 + move) for move in (moves.trigger, moves.shown, moves.bankruptcy)
+        )
     return PositionReport(
         symbol=position.symbol,
         margin_mode=position.margin_mode,
@@ -206,8 +233,8 @@ def _position_report(
         liquidation_fee=notional * fee,
         margin_ratio=ratio(equity, requirement),
         trigger_price=trigger,
-        liquidation_price=_displayed_price(position, pool, market, rules, tier.maintenance, fee, trigger),
-        bankruptcy_price=price_at_gap_zero(position, pool, equity, 0.0, mark),
+        liquidation_price=shown,
+        bankruptcy_price=bankruptcy,
         break_even_price=break_even_price(position, fee),
         leverage=position.leverage,
         tier=tier.number,
@@ -248,8 +275,14 @@ def _displayed_price(
     return price_at_gap_zero(position, bare, float(judgement.gap), rate + fee, float(market.mark(position.symbol)))
 
 
-def order_report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
+def order_report(
+    account: Account, order: Order, market: Market, rules: Rules, mode: MarginMode = CROSS
+) -> OrderReport:
     """What an order reserves: margin and fee of its opening part, and its loss against the mark."""
+    if order.instrument.is_spot and order.margin_mode != "isolated":
+        whole = next((pool for pool in account_pools(account, mode) if pool.holdings is not None), None)
+        if whole is not None:
+            return account_report.spot_order(whole, order, market, rules)
     position = account.positions.get(order.key)
     parts = opening_parts((position,) if position else (), (order,))
     opening = parts[0][1] if parts else 0.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.assessment import Charge
+from bt_margin.model.borrowing import Holdings
 from bt_margin.model.instrument import Number
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What stands in for each other. `cash` is the currency's balance, or an isolated position's posted margin."""
+    """What stands in for each other. `cash` is the currency's balance, or an isolated position's posted margin.
+
+    A pool that is the whole account has `holdings` (all its currencies) instead, and is judged in USD.
+    """
 
     name: str
     mode: MarginMode
@@ -30,6 +34,7 @@ class Pool:
     cash: float
     positions: tuple[Position, ...]
     orders: tuple[Order, ...] = ()
+    holdings: Holdings | None = None
 
     def without(self, key: PositionKey, size: float) -> Pool:
         """The pool after `size` (signed change) of one position came off: a what-if, not a booking."""

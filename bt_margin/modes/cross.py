@@ -32,7 +32,7 @@ def pools(account: Account) -> Iterable[Pool]:
     """One pool per currency that has cash, cross positions or orders; a coin backs only what settles in it."""
     positions = tuple(account.held("cross"))
     isolated = {key: position for key, position in account.positions.items() if key.margin_mode == "isolated"}
-    orders = tuple(_with_opening_part(order, isolated) for order in account.orders.values())
+    orders = tuple(with_opening_part(order, isolated) for order in account.orders.values())
     currencies = {
         *account.balances,
         *(position.currency for position in positions),
@@ -50,7 +50,7 @@ def pools(account: Account) -> Iterable[Pool]:
         )
 
 
-def _with_opening_part(order: Order, isolated: Mapping[PositionKey, Position]) -> Order | None:
+def with_opening_part(order: Order, isolated: Mapping[PositionKey, Position]) -> Order | None:
     """An isolated order reserves cash for what it opens beyond its own position, which another pool holds."""
     if order.margin_mode != "isolated":
         return order

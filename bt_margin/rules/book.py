@@ -47,13 +47,17 @@ class RuleBook:
         instruments: Mapping[str, Mapping[str, Any]] | None = None,
         fees: Mapping[str, Mapping[str, float]] | None = None,
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        discounts: Mapping[str, Any] | None = None,
+        borrow_tiers: Mapping[str, Any] | None = None,
     ) -> RuleBook:
         """A book in which the caller's figures win at every date (grade "user").
 
         `instruments`: {symbol: {contract_size, tick, lot, tiers}}, `fees`: {kind: {maker, taker}}, every
         key optional; the tiers of a spot pair are its borrow tiers, in base coin. `parameters`: choices where
-        sources differ, {"liquidation": {"early_cancel": "free-margin"}, "portfolio": {"mr3_kind": "none"}}. Raises
-        InputError with the path of the key that cannot be used.
+        sources differ, {"liquidation": {"early_cancel": "free-margin"}, "portfolio": {"mr3_kind": "none"}}.
+        `discounts`: {currency: [[upper bound in coin, rate], ...]}, beyond the last bound nothing counts;
+        `borrow_tiers`: {currency: [[max amount, maintenance, initial], ...]}. Raises InputError with the path of the
+        key that cannot be used.
         """
         tables = dict(self._tables)
         if instruments:
@@ -62,6 +66,10 @@ class RuleBook:
             tables["fees"] = overlay.fees(tables["fees"], fees)
         if parameters:
             tables |= overlay.parameters(tables, parameters)
+        if discounts:
+            tables["discounts"] = overlay.discounts(tables["discounts"], discounts)
+        if borrow_tiers:
+            tables["currency_borrow"] = overlay.borrow_tiers(tables["currency_borrow"], borrow_tiers)
         return RuleBook(tables, self._frozen)
 
     def frozen_at(self, time_ms: int) -> RuleBook:

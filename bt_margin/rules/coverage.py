@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bt_margin.model.instrument import Kind, parse
+from bt_margin.rules.credit import BorrowRow, QuotaRow
+from bt_margin.rules.discounts import DiscountRow
 from bt_margin.rules.history import Revision
 from bt_margin.rules.loading import FundingTerms
 from bt_margin.rules.lookups import Rules
@@ -13,10 +15,12 @@ from bt_margin.rules.tables import FeeRow, InstrumentRow, InterestRow, MarginTie
 
 def subjects(symbols: tuple[str, ...]) -> list[tuple[str, str]]:
     """What a run on these symbols looks up, margin trading of its spot pairs included."""
-    rows: list[tuple[str, str]] = [("liquidation", ""), ("orders", "")]
+    rows: list[tuple[str, str]] = [("liquidation", ""), ("orders", ""), ("multi_currency", "")]
     for symbol in symbols:
         parts = parse(symbol)
         rows += [("instruments", symbol), ("portfolio", parts.base)]
+        for currency in dict.fromkeys((parts.base, parts.settle or parts.quote)):
+            rows += [(table, currency) for table in ("discounts", "currency_borrow", "borrow_limits", "free_quota")]
         match parts.kind:
             case Kind.SPOT:
                 rows += [("fees", "spot"), ("fees", "margin"), ("margin_tiers", symbol), ("margin", "")]
@@ -49,7 +53,15 @@ def look_up(rules: Rules, table: str, subject: str) -> None:
             rules.option(subject)
         case "portfolio":
             rules.portfolio(subject)
-        case "margin" | "delivery" | "liquidation" | "orders":
+        case "discounts":
+            rules.discount(subject)
+        case "currency_borrow":
+            rules.borrow(subject)
+        case "borrow_limits":
+            rules.borrow_limit(subject)
+        case "free_quota":
+            rules.free_quota(subject)
+        case "margin" | "delivery" | "liquidation" | "orders" | "multi_currency":
             getattr(rules, table)
 
 
@@ -70,6 +82,15 @@ def summary(revision: Revision[Any]) -> str:
             return f"maker {maker:.3%}, taker {taker:.3%}"
         case FundingTerms(hours, cap):
             return f"every {hours:g} h" + ("" if cap is None else f", capped at {cap:.3%}")
+        case DiscountRow(unit=unit, rows=tiers, then=then):
+            step = "" if then is None else f", then +{then.size:,.10g} at -{then.rate:g}"
+            scale = "USD" if unit == "usd" else "coins"
+            steps = ", ".join(f"{rate:g} to {bound:,.10g}" for bound, rate in tiers)
+            return f"{steps} {scale}{step}" if tiers else "nothing counts"
+        case BorrowRow(rows=tiers):
+            return f"{tiers[0][0]:,.10g} at {tiers[0][1]:.2%}, initial {tiers[0][2]:.2%}; {len(tiers)} rows"
+        case QuotaRow(amount, enlarged_by):
+            return " + ".join((f"{amount:,.10g}", *(f"equity of {currency}" for currency in enlarged_by)))
         case InterestRow(hourly):
             return f"{hourly * 24:.4%} a day"
         case ((_, *_), *_) as tiers:

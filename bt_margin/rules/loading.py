@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 from bt_margin.errors import InputError
+from bt_margin.rules.credit import AmountRevision, BorrowRevision, BorrowRow, QuotaRevision, QuotaRow
+from bt_margin.rules.discounts import DiscountRevision, DiscountRow
 from bt_margin.rules.history import History, Revision, to_ms
 from bt_margin.rules.portfolio import checked
 from bt_margin.rules.tables import (
@@ -83,6 +85,26 @@ def _interest(revision: InterestRevision) -> Iterator[tuple[str, InterestRow]]:
     return ((currency, InterestRow(daily / 24)) for currency, daily in revision.rows)
 
 
+def _discounts(revision: DiscountRevision) -> Iterator[tuple[str, DiscountRow]]:
+    for currency in revision.currencies:
+        path = f"discounts.{currency}.{revision.effective:%Y-%m-%d}"
+        yield currency, DiscountRow(currency, revision.unit, revision.rows, revision.then, revision.beyond, path)
+
+
+def _borrow(revision: BorrowRevision) -> Iterator[tuple[str, BorrowRow]]:
+    for currency in revision.currencies:
+        path = f"currency_borrow.{currency}.{revision.effective:%Y-%m-%d}"
+        yield currency, BorrowRow(currency, revision.rows, revision.then, path)
+
+
+def _limits(revision: AmountRevision) -> Iterator[tuple[str, float]]:
+    return iter(revision.rows)
+
+
+def _quotas(revision: QuotaRevision) -> Iterator[tuple[str, QuotaRow]]:
+    return ((currency, QuotaRow(amount, revision.enlarged_by)) for currency, amount in revision.rows)
+
+
 def _parameter(revision: ParameterRevision) -> Iterator[tuple[str, Any]]:
     yield revision.parameter, revision.value
 
@@ -101,6 +123,11 @@ _SHAPES: dict[str, tuple[type[Head], Callable[[Any], Iterator[tuple[str, Any]]]]
     "options": (OptionRevision, _options),
     "delivery": (ParameterRevision, _parameter),
     "portfolio": (PortfolioRevision, _portfolio),
+    "discounts": (DiscountRevision, _discounts),
+    "currency_borrow": (BorrowRevision, _borrow),
+    "borrow_limits": (AmountRevision, _limits),
+    "free_quota": (QuotaRevision, _quotas),
+    "multi_currency": (ParameterRevision, _parameter),
 }
 """File name (without its ending) to what one revision looks like and which rows it makes."""
 

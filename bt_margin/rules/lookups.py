@@ -14,6 +14,8 @@ import msgspec
 
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.instrument import Instrument, Kind, parse
+from bt_margin.rules.credit import BorrowRow, MultiCurrencyRow, QuotaRow
+from bt_margin.rules.discounts import DiscountRow
 from bt_margin.rules.families import borrows, candidates
 from bt_margin.rules.history import iso
 from bt_margin.rules.loading import FundingTerms, Tables
@@ -48,6 +50,8 @@ _OVERLAYS = {
     "margin_tiers": "instruments",
     "fees": "fees",
     "portfolio": "portfolio",
+    "discounts": "discounts",
+    "currency_borrow": "borrow_tiers",
 }
 """Under which key a caller gives his own figures for a table."""
 
@@ -78,6 +82,10 @@ class Rules:
         self._orders: OrderRow | None = None
         self._margin: MarginRow | None = None
         self._delivery: DeliveryRow | None = None
+        self._discounts: dict[str, DiscountRow] = {}
+        self._borrow: dict[str, Tiers] = {}
+        self._quotas: dict[str, QuotaRow] = {}
+        self._multi_currency: MultiCurrencyRow | None = None
 
     def instrument(self, symbol: str) -> Instrument:
         """What the symbol was then. Raises NoRuleInForce; InputError when it is no symbol.
@@ -155,11 +163,46 @@ class Rules:
         """
         found = self._interest.get(currency)
         if found is None:
-            if re.fullmatch("[A-Z0-9]+", currency) is None:
-                raise InputError(f"interest: expected a currency such as USDT, found {currency!r}")
+            _currency("interest", currency)
             default = "stablecoins" if currency in STABLECOINS else "coins"
             found = self._find("interest", self._pick("interest", currency, default))
             self._interest[currency] = found
+        return found
+
+    def discount(self, currency: str) -> DiscountRow:
+        """How much of a currency counts as collateral. Raises NoRuleInForce: no currency counts by default."""
+        found = self._discounts.get(currency)
+        if found is None:
+            found = self._discounts[currency] = self._find("discounts", _currency("discounts", currency))
+        return found
+
+    def borrow(self, currency: str) -> Tiers:
+        """The borrow tiers of a currency where the whole account stands behind its debts, in coins of it.
+
+        Its own where there are some, else the base side of its USDT pair. Raises NoRuleInForce.
+        """
+        found = self._borrow.get(currency)
+        if found is None:
+            pair = f"{_currency('borrow_tiers', currency)}/USDT"
+            if currency in self._tables["currency_borrow"] or pair not in self._tables["margin_tiers"]:
+                row: BorrowRow = self._find("currency_borrow", currency)
+                found = row.tiers
+            else:
+                found = self.margin_tiers(pair).base
+            self._borrow[currency] = found
+        return found
+
+    def borrow_limit(self, currency: str) -> float:
+        """The most that an account of regular level 1 may owe of a currency. Raises NoRuleInForce."""
+        limit: float = self._find("borrow_limits", _currency("borrow_limits", currency))
+        return limit
+
+    def free_quota(self, currency: str) -> QuotaRow:
+        """How much of a debt costs no interest; nothing of a currency without a row. Raises NoRuleInForce."""
+        found = self._quotas.get(currency)
+        if found is None:
+            subject = self._pick("free_quota", _currency("free_quota", currency), _DEFAULT)
+            found = self._quotas[currency] = self._find("free_quota", subject)
         return found
 
     def option(self, base: str) -> OptionRow:
@@ -230,6 +273,13 @@ class Rules:
             self._delivery = msgspec.convert(self._parameters("delivery"), DeliveryRow)
         return self._delivery
 
+    @property
+    def multi_currency(self) -> MultiCurrencyRow:
+        """What multi-currency margin lets an account do, and how open questions are settled. Raises NoRuleInForce."""
+        if self._multi_currency is None:
+            self._multi_currency = msgspec.convert(self._parameters("multi_currency"), MultiCurrencyRow)
+        return self._multi_currency
+
     def _parameters(self, table: str) -> dict[str, Any]:
         return {parameter: self._find(table, parameter) for parameter in self._tables[table]}
 
@@ -287,6 +337,12 @@ class Rules:
         base = subject.partition("/")[0]
         alike = [symbol for symbol in known if symbol.partition("/")[0] == base] or known
         return f"({len(known)} are known, such as {', '.join(alike[:4])})"
+
+
+def _currency(table: str, currency: str) -> str:
+    if re.fullmatch("[A-Z0-9]+", currency) is None:
+        raise InputError(f"{table}: expected a currency such as USDT, found {currency!r}")
+    return currency
 
 
 def _advice(table: str, word: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,8 @@ import msgspec
 
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Kind, is_symbol, parse
+from bt_margin.rules.credit import BorrowRow, MultiCurrencyRow
+from bt_margin.rules.discounts import DiscountRow
 from bt_margin.rules.families import candidates
 from bt_margin.rules.history import ALWAYS, History, Revision
 from bt_margin.rules.loading import Table, Tables
@@ -29,6 +32,7 @@ from bt_margin.rules.tables import (
 
 PARAMETER_ROWS: dict[str, Any] = {
     "liquidation": LiquidationRow, "orders": OrderRow, "margin": MarginRow, "delivery": DeliveryRow,
+    "multi_currency": MultiCurrencyRow,
 }
 """Tables put together from single parameters, and the row each makes."""
 _SOURCE = "the caller"
@@ -88,6 +92,51 @@ def fees(base: Table, given: Mapping[str, Mapping[str, float]]) -> Table:
         elif values:
             table[kind] = _adjusted(base[kind], values, path)
     return table
+
+
+def discounts(base: Table, given: Mapping[str, Any]) -> Table:
+    """Discount tiers with the caller's rows [upper bound in coin, rate]; beyond the last bound nothing counts.
+
+    Raises InputError with the path.
+    """
+    table = dict(base)
+    for currency, rows in given.items():
+        path = f"discounts.{currency}"
+        row = DiscountRow(_code(currency, path), "coin", _rows(rows, 2, path, "[upper bound in coin, rate]"), path=path)
+        row.tiers  # noqa: B018  a wrong row is refused here, not at the first assessment
+        table[currency] = _always(row, path)
+    return table
+
+
+def borrow_tiers(base: Table, given: Mapping[str, Any]) -> Table:
+    """Borrow tiers with the caller's rows [max amount, maintenance rate, initial rate], in the coin.
+
+    Raises InputError with the path.
+    """
+    table, shape = dict(base), "[max amount, maintenance rate, initial rate]"
+    for currency, rows in given.items():
+        path = f"borrow_tiers.{currency}"
+        row = BorrowRow(_code(currency, path), _rows(rows, 3, path, shape), path=path)
+        if not row.rows:
+            raise InputError(f"{path}: expected rows {shape}, found none")
+        row.tiers  # noqa: B018
+        table[currency] = _always(row, path)
+    return table
+
+
+def _code(currency: Any, path: str) -> str:
+    if not isinstance(currency, str) or re.fullmatch("[A-Z0-9]+", currency) is None:
+        raise InputError(f"{path}: expected a currency such as BTC, found {currency!r}")
+    return currency
+
+
+def _rows(rows: Any, width: int, path: str, shape: str) -> Any:
+    if not isinstance(rows, (list, tuple)):
+        raise InputError(f"{path}: expected rows {shape}, found {rows!r}")
+    for i, row in enumerate(rows):
+        if not isinstance(row, (list, tuple)) or len(row) != width:
+            raise InputError(f"{path}[{i}]: expected {shape}, found {row!r}")
+    return tuple(tuple(_number(x, f"{path}[{i}]", "") for x in row) for i, row in enumerate(rows))
 
 
 def parameters(tables: Tables, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:

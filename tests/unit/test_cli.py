@@ -46,7 +46,7 @@ def call(*arguments: str) -> int:
         (("compare", "--bogus", "1"), "bogus"),
         (("run", "leveraged_long", "--window", "soon"), "window"),
         (("margin", "no-such-file.json"), "cannot read"),
-        (("rules", "--table", "nope"), "expected one of delivery, fees"),
+        (("rules", "--table", "nope"), "expected one of borrow_limits, currency_borrow, delivery"),
         (("nonsense",), "nonsense"),
     ],
 )

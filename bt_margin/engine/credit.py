@@ -1,0 +1,150 @@
+"""May an order rest where the whole account stands behind its debts: the gate of multi-currency margin.
+
+With auto-borrow an order is taken while adjusted equity covers initial margin, borrow margin included, and the borrow
+limits hold; without it the coin itself has to be there too. Source: rule book of multi-currency margin, sections 4.5,
+4.6 and 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bt_margin.engine import spot_margin
+from bt_margin.engine.orders import Refusal, opening, within_tiers
+from bt_margin.errors import InputError, NoRuleInForce
+from bt_margin.model.account import Account, Order
+from bt_margin.model.assessment import OrderReport
+from bt_margin.model.loan import MarginPosition
+from bt_margin.model.market import Market
+from bt_margin.modes import borrow, currencies, multi_currency
+from bt_margin.modes.assess import order_report
+from bt_margin.modes.base import Pool, judge
+from bt_margin.modes.valuation import order_price
+from bt_margin.rules.book import Rules
+
+TINY = 1e-9
+
+
+def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+    order = replace(order, size=order.instrument.floor(order.size))
+    if order.size <= 0:
+        return Refusal(f"size is below one lot of {order.instrument.lot:g}")
+    expiry = order.instrument.expiry_ms
+    if expiry is not None and market.time >= expiry:
+        return Refusal(f"{order.symbol} has expired")
+    if order.margin_mode == "isolated" and not rules.multi_currency.isolated:
+        return Refusal("isolated positions are no longer taken in multi-currency margin (50072)")
+    if currencies.trades_coins(order):
+        if order.reduce_only:
+            return Refusal("reduce-only is not for spot in multi-currency margin (51133)")
+        return _afford(account, order, market, rules)
+    if order.instrument.is_spot:  # isolated spot margin
+        answer = spot_margin.prepare(account, order, market, rules)
+        if isinstance(answer, str):
+            return Refusal(answer)
+        order = answer
+    elif order.closes:
+        position = account.positions.get(order.key)
+        held = 0.0 if position is None else -position.size * order.sign
+        if held <= 0:
+            return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
+        order = replace(order, size=min(order.size, held))
+        return _afford(account, order, market, rules) if order.instrument.is_option else order
+    return within_tiers(account, order, market, rules) or _afford(account, order, market, rules)
+
+
+def report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
+    """How the venue would answer this order: the position builder's row. A shortfall of margin is in USD."""
+    row = order_report(account, order, market, rules, multi_currency.MULTI_CURRENCY)
+    answer = check(account, order, market, rules)
+    if isinstance(answer, Refusal):
+        return replace(row, accepted=False, reason=answer.reason, shortfall=answer.shortfall)
+    return row
+
+
+def _pool(account: Account, order: Order | None) -> Pool:
+    trial = Account(position_mode=account.position_mode)
+    trial.balances, trial.positions = account.balances, account.positions
+    trial.borrowing, trial.accrued = account.borrowing, account.accrued
+    trial.orders = {**account.orders, **({} if order is None else {order.id: order})}
+    (pool,) = multi_currency.pools(trial)
+    return pool
+
+
+def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    before, after = _pool(account, None), _pool(account, order)
+    now = {row.currency: row for row in currencies.lines(before, market, rules)}
+    then = {row.currency: row for row in currencies.lines(after, market, rules)}
+    more = {
+        name: float(row.potential_borrow) for name, row in then.items()
+        if float(row.potential_borrow) > (float(now[name].potential_borrow) if name in now else 0.0) + TINY
+    }
+    short = _own_funds(account, order, now, market, rules)
+    if short is not None:
+        return short
+    for name, amount in sorted(more.items()):
+        if not account.borrowing.auto:
+            return Refusal(f"insufficient {name}, and auto-borrow is not enabled (51008)", amount, name)
+        try:
+            why, over = borrow.excess(name, amount, account.borrowing.leverage, rules)
+        except NoRuleInForce as error:
+            return Refusal(f"{name} cannot be borrowed: {error}", amount, name)
+        if why:
+            return Refusal(why, over, name)
+    judged, was = judge(after, market, rules), judge(before, market, rules)
+    free = float(judged.equity) - float(judged.initial)
+    idle = float(was.equity) - float(was.initial)
+    tolerance = TINY * max(1.0, abs(float(judged.equity)))
+    if free >= -tolerance or free >= idle - tolerance:  # what takes nothing is not refused (inferred)
+        return order
+    return Refusal("adjusted equity in USD is less than initial margin (51008)", -free, "USD")
+
+
+def _own_funds(
+    account: Account, order: Order, now: dict[str, currencies.Line], market: Market, rules: Rules
+) -> Refusal | None:
+    """What has to be there besides: balance for premiums, isolated margin and spot orders in `cash` mode; without
+    auto-borrow also balance for every spot order, and available equity for contracts."""
+    auto = account.borrowing.auto
+    if currencies.trades_coins(order):
+        name, amount = currencies.given(order, market)
+        if auto and not order.is_cash:
+            return None
+        needs, what = float(amount), "available balance"
+    elif order.margin_mode == "isolated" or (order.instrument.is_option and order.side == "buy"):
+        name = order.currency
+        row = order_report(account, order, market, rules, multi_currency.MULTI_CURRENCY)
+        needs, what = row.initial_margin + row.fee, "available balance"
+    elif not auto and opening(account, order) > 0:
+        name = order.currency
+        value = float(order.instrument.notional(opening(account, order), order_price(order, market)))
+        needs, what = value / order.leverage, "available equity"
+    else:
+        return None
+    line = now.get(name)
+    has = 0.0
+    if line is not None:
+        has = float(line.available_balance if what == "available balance" else line.available_equity)
+    if needs <= has + TINY * max(1.0, abs(has)):
+        return None
+    return Refusal(f"insufficient {what} of {name} (51008)", needs - has, name)
+
+
+def check_collateral(account: Account) -> None:
+    """A coin that is owed, or that a cross position settles in, is collateral (54024, 59662 to 59665): InputError."""
+    settled = {position.currency for position in account.held("cross")}
+    for currency in sorted(account.borrowing.collateral_off):
+        owed = account.balance(currency) - account.accrued.get(currency, 0.0) < 0
+        if owed or currency in settled:
+            reason = "is owed" if owed else "is what a cross position settles in (54024)"
+            raise InputError(f"borrow.collateral_off: {currency} {reason}; leave it on")
+
+
+def dissolve(loan: MarginPosition, account: Account) -> None:
+    """A cross loan among the balances: where the account is the pool there are no loans, only negative balances."""
+    for currency, amount in ((loan.asset_currency, loan.assets), (loan.debt_currency, -loan.liability)):
+        account.balances[currency] = account.balance(currency) + amount
+        account.opening[currency] = account.opening.get(currency, 0.0) + amount
+    if loan.interest:
+        account.accrued[loan.debt_currency] = account.accrued.get(loan.debt_currency, 0.0) + loan.interest

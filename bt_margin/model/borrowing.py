@@ -1,0 +1,29 @@
+"""What an account's owner chose about borrowing, where the whole account stands behind its debts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowing:
+    """`auto`: selling or paying more of a coin than held borrows it; off, such an order is refused.
+
+    `leverage` is the setting by currency, which turns a debt into its initial margin; a currency without one has the
+    maximum of its lowest tier. Coins in `collateral_off` back nothing (OKX `collateralEnabled`).
+    """
+
+    auto: bool = True
+    leverage: Mapping[str, float] = field(default_factory=dict)
+    collateral_off: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """The money of a pool that is the whole account: cash by currency (negative: owed), interest accrued and not yet
+    deducted, and what its owner chose about borrowing."""
+
+    balances: Mapping[str, float]
+    accrued: Mapping[str, float] = field(default_factory=dict)
+    borrowing: Borrowing = field(default_factory=Borrowing)

@@ -1,0 +1,207 @@
+"""The currencies of a pool that is the whole account: equity, what orders freeze, debts, and what counts as collateral.
+
+Source: rule book of multi-currency margin, sections 0 to 3. Numbers are floats, or arrays over instants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bt_margin.model.account import Account, Order
+from bt_margin.model.borrowing import Holdings
+from bt_margin.model.instrument import Number
+from bt_margin.model.market import Market
+from bt_margin.modes import borrow, cross, options, spot_margin
+from bt_margin.modes.base import Pool
+
+if TYPE_CHECKING:
+    from bt_margin.rules.book import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One currency, in coins of it. `frozen` has four parts: given by spot orders, premiums of options to be bought,
+    isolated orders, estimated fees of contracts and options to be opened."""
+
+    currency: str
+    cash: float  # OKX `cashBal`
+    accrued: float  # interest that is owed and not deducted yet
+    unrealised: Number
+    option_value: Number
+    given: Number
+    premiums: Number
+    isolated: Number
+    fees: Number
+    usd: Number
+    backing: Number  # what collateral, debts and limits are measured by: equity, with or without option value
+
+    @property
+    def equity(self) -> Number:
+        """OKX `eq`: cash + unrealised profit + option value - accrued interest."""
+        return self.cash - self.accrued + self.unrealised + self.option_value
+
+    @property
+    def frozen(self) -> Number:
+        """OKX `frozenBal`."""
+        return self.given + self.premiums + self.isolated + self.fees
+
+    @property
+    def available_equity(self) -> Number:
+        return borrow.available_equity(self.backing, self.frozen)
+
+    @property
+    def available_balance(self) -> Number:
+        """What may pay for spot, premiums and isolated margin without borrowing: unrealised profit is not in it."""
+        return borrow.available_equity(self.cash - self.accrued, self.frozen)
+
+    @property
+    def potential_borrow(self) -> Number:
+        return borrow.potential_borrow(self.backing, self.frozen)
+
+    @property
+    def liability(self) -> Number:
+        return borrow.liability(self.backing)
+
+
+def holdings(account: Account) -> Holdings:
+    """The money of an account as its one pool sees it."""
+    return Holdings(dict(account.balances), dict(account.accrued), account.borrowing)
+
+
+def of(pool: Pool) -> Holdings:
+    """What an account pool holds."""
+    if pool.holdings is None:
+        raise ValueError(f"pool {pool.name} is not a whole account")
+    return pool.holdings
+
+
+def trades_coins(order: Order) -> bool:
+    """True for a spot order of an account pool: it gives one coin and takes another, borrowed or not."""
+    return order.instrument.is_spot and order.margin_mode != "isolated"
+
+
+def spot_price(order: Order, market: Market) -> Number:
+    """The order's price, the last trade at the market."""
+    return market.last(order.symbol) if order.price is None else order.price
+
+
+def given(order: Order, market: Market) -> tuple[str, Number]:
+    """What a spot order gives away: (currency, amount)."""
+    if order.side == "sell":
+        return order.instrument.base, order.size
+    return order.instrument.quote, order.size * spot_price(order, market)
+
+
+def taken(order: Order, market: Market, rules: Rules) -> tuple[str, Number]:
+    """What a spot order brings in, after its taker fee."""
+    kept = 1.0 - rules.fees("spot").taker
+    if order.side == "sell":
+        return order.instrument.quote, order.size * spot_price(order, market) * kept
+    return order.instrument.base, order.size * kept
+
+
+def part(pool: Pool, currency: str) -> Pool:
+    """The contracts and options of an account pool that settle in a currency, as a cross pool of that currency."""
+    return Pool(
+        currency, cross.CROSS, currency, of(pool).balances.get(currency, 0.0),
+        tuple(p for p in pool.positions if p.currency == currency),
+        tuple(o for o in pool.orders if not o.instrument.is_spot and o.instrument.settle == currency),
+    )
+
+
+def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
+    """Every currency that the pool holds, owes, settles or has orders in, by name. Raises where a price is missing."""
+    money = of(pool)
+    spot: dict[str, Number] = {}
+    isolated: dict[str, Number] = {}
+    for order in pool.orders:
+        if trades_coins(order):
+            currency, amount = given(order, market)
+            spot[currency] = spot.get(currency, 0.0) + amount
+        elif order.instrument.is_spot and not order.closes:
+            amount = spot_margin.order_margin(order, order.size, market)
+            isolated[order.currency] = isolated.get(order.currency, 0.0) + amount
+    settled = {*(p.currency for p in pool.positions),
+               *(o.instrument.settle for o in pool.orders if not o.instrument.is_spot)}
+    names = {*(c for c, x in (*money.balances.items(), *money.accrued.items()) if x), *spot, *isolated, *settled}
+    rows = []
+    for name in sorted(names):
+        sub = part(pool, name)
+        value: Number = sum((p.value(market) for p in sub.positions if p.instrument.is_option), 0.0)
+        upl = cross.backing(sub, market)
+        fees: Number = 0.0
+        held: Number = isolated.get(name, 0.0)
+        premiums: Number = 0.0
+        if sub.orders:
+            _, more, fees = cross.reserved(sub, market, rules)
+            held = held + more
+            buys = [o for o in sub.orders if o.instrument.is_option and o.side == "buy"]
+            premiums = sum((options.order_premium(o, o.size, market) for o in buys), 0.0)
+        cash, accrued = money.balances.get(name, 0.0), money.accrued.get(name, 0.0)
+        counted = value if sub.positions and rules.multi_currency.option_value else 0.0
+        rows.append(
+            Line(name, cash, accrued, upl, value, spot.get(name, 0.0), premiums, held, fees, market.usd(name),
+                 cash - accrued + upl + counted)
+        )
+    return tuple(rows)
+
+
+def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], rules: Rules) -> Number:
+    """What an amount counts for in USD (OKX `disEq`): a holding through its discount tiers, a debt in full.
+
+    Raises NoRuleInForce for a holding whose discount is not known; a coin switched off counts nothing.
+    """
+    owned, owed = np.maximum(amount, 0.0), np.minimum(amount, 0.0) * usd
+    counted: Number = 0.0
+    if currency not in off and np.any(owned > 0):
+        counted = rules.discount(currency).weigh(owned, usd)
+    value = owed + counted
+    return value if isinstance(value, np.ndarray) and value.ndim else float(value)
+
+
+def order_loss(rows: Iterable[Line], orders: Iterable[Order], pool: Pool, market: Market, rules: Rules) -> Number:
+    """What adjusted equity would fall by if the resting spot orders were filled at their prices: USD, zero or more.
+
+    The term is the venue's, its evaluation inferred: all orders together, discount tiers judged anew (section 2).
+    """
+    moves: dict[str, Number] = {}
+    for order in orders:
+        if trades_coins(order):
+            out, into = given(order, market), taken(order, market, rules)
+            moves[out[0]] = moves.get(out[0], 0.0) - out[1]
+            moves[into[0]] = moves.get(into[0], 0.0) + into[1]
+    if not moves:
+        return 0.0
+    off, now = of(pool).borrowing.collateral_off, {row.currency: row for row in rows}
+    change: Number = 0.0
+    for currency, move in sorted(moves.items()):
+        row = now.get(currency)
+        before, usd = (0.0, market.usd(currency)) if row is None else (row.backing, row.usd)
+        change = change + discounted(currency, before + move, usd, off, rules)
+        change = change - discounted(currency, before, usd, off, rules)
+    loss = np.maximum(0.0, -change)
+    return loss if isinstance(loss, np.ndarray) and loss.ndim else float(loss)
+
+
+def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -> dict[str, Number]:
+    """The parts of adjusted equity (OKX `adjEq`) in USD, by name; their sum is it."""
+    off = of(pool).borrowing.collateral_off
+    parts: dict[str, Number] = {}
+    for row in rows:
+        parts[f"discounted {row.currency}"] = discounted(row.currency, row.backing, row.usd, off, rules)
+    for name in ("premiums", "isolated", "fees"):
+        held = sum((getattr(row, name) * row.usd for row in rows if row.currency not in off), 0.0)
+        if np.any(np.asarray(held)):
+            parts[_HELD[name]] = -held
+    if pool.orders and rules.multi_currency.order_loss:
+        loss = order_loss(rows, pool.orders, pool, market, rules)
+        if np.any(np.asarray(loss)):
+            parts["spot order loss"] = -loss
+    return parts
+
+
+_HELD = {"premiums": "option premiums", "isolated": "isolated orders", "fees": "order fees"}

@@ -1,0 +1,83 @@
+"""Multi-currency margin: the account is one pool, coins back it at a discount, a missing coin is borrowed.
+
+ratio = adjusted equity / (maintenance margin + liquidation fee), all in USD. A debt is negative equity of a currency
+and needs margin of its own. Source: rule book of multi-currency margin, sections 0 to 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bt_margin.errors import NotSupported
+from bt_margin.model.account import Account
+from bt_margin.model.assessment import Charge
+from bt_margin.model.instrument import Number
+from bt_margin.model.loan import MarginPosition
+from bt_margin.model.market import Market
+from bt_margin.modes import borrow, cross, currencies, ladder
+from bt_margin.modes.base import MarginMode, Pool
+
+if TYPE_CHECKING:
+    from bt_margin.rules.book import Rules
+
+NAME = "account"
+
+
+def pools(account: Account) -> Iterable[Pool]:
+    """One pool: all currencies, all cross positions, all orders of the account."""
+    positions = tuple(account.held("cross"))
+    for position in positions:
+        if isinstance(position, MarginPosition):
+            raise NotSupported(
+                f"{position.symbol}: multi-currency margin has no cross loans, a debt is a negative balance; "
+                "put its assets and its liability among the balances"
+            )
+    isolated = {key: position for key, position in account.positions.items() if key.margin_mode == "isolated"}
+    orders = (cross.with_opening_part(order, isolated) for order in account.orders.values())
+    yield Pool(NAME, MULTI_CURRENCY, "USD", 0.0, positions, tuple(o for o in orders if o is not None),
+               currencies.holdings(account))
+
+
+def equity(pool: Pool, market: Market, rules: Rules) -> Number:
+    """Adjusted equity in USD (OKX `adjEq`): discounted currencies, less what orders hold and what they would lose."""
+    rows = currencies.lines(pool, market, rules)
+    total: Number = sum(currencies.adjusted(pool, rows, market, rules).values())
+    return total
+
+
+def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
+    """Contracts and options as in cross margin, in USD, and borrow margin for what each currency owes or may owe."""
+    rows: list[Charge] = []
+    for line in currencies.lines(pool, market, rules):
+        sub = currencies.part(pool, line.currency)
+        for row in cross.charges(sub, market, rules) if sub.positions or sub.orders else ():
+            rows.append(
+                replace(row, initial=row.initial * line.usd, maintenance=row.maintenance * line.usd,
+                        fee=row.fee * line.usd, detail={**row.detail, "currency": line.currency, "usd": line.usd})
+            )
+        owed = line.potential_borrow
+        if np.any(np.asarray(owed) > 0):
+            leverage = currencies.of(pool).borrowing.leverage
+            rows.append(borrow.charge(line.currency, owed, line.usd, leverage, rules))
+    return tuple(rows)
+
+
+def risk_band(margin_ratio: float) -> str:
+    """The venue's word for a ratio: low above 5, medium above 3, high above 1, liquidation at 1 and below."""
+    for bound, word in ((5.0, "low"), (3.0, "medium"), (1.0, "high")):
+        if margin_ratio > bound:
+            return word
+    return "liquidation"
+
+
+MULTI_CURRENCY = MarginMode(
+    name="multi-currency",
+    pools=pools,
+    equity=equity,
+    charges=charges,
+    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief),
+)

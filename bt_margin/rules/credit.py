@@ -1,0 +1,93 @@
+"""What borrowing a currency asks for in the modes whose pool is the account: tiers, limits, free quotas, choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import ROUND_DOWN, Decimal
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+from bt_margin.errors import InputError
+from bt_margin.rules.tables import Head, Then
+from bt_margin.rules.tiers import Tiers
+
+
+class BorrowRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    currencies: tuple[str, ...]
+    rows: tuple[tuple[float, ...], ...]  # as in BorrowRow
+    then: Then | None = None
+
+
+class AmountRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    rows: tuple[tuple[str, float], ...]  # currency, amount in the coin
+
+
+class QuotaRevision(AmountRevision, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    enlarged_by: tuple[str, ...] = ()  # currencies whose positive equity comes on top
+
+
+@dataclass(frozen=True)
+class BorrowRow:
+    """Printed borrow tiers of a currency; the ladder is built the first time somebody asks.
+
+    Rows [most borrowed, maintenance, initial] or with the maximum leverage behind, where it is not 1 / initial.
+    """
+
+    currency: str
+    rows: tuple[tuple[float, ...], ...]
+    then: Then | None = None
+    path: str = field(default="", compare=False)
+
+    @cached_property
+    def tiers(self) -> Tiers:
+        """The whole ladder, in coins of the currency. Raises InputError when the rows make none."""
+        path = self.path or f"borrow_tiers.{self.currency}"
+        then = None if self.then is None else msgspec.structs.asdict(self.then)
+        rows = []
+        for i, row in enumerate(self.rows):
+            if len(row) not in (3, 4):
+                raise InputError(f"{path}[{i}]: expected [max amount, maintenance rate, initial rate], found {row!r}")
+            rows.append(row if len(row) == 4 else (*row, max_leverage(row[2]) if 0 < row[2] <= 1 else 0.0))
+        return Tiers.from_rows(self.currency, rows, then, unit=self.currency, path=path)
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRow:
+    """How much of a debt costs no interest: `amount` coins, and the positive equity of some other currencies."""
+
+    amount: float
+    enlarged_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MultiCurrencyRow:
+    """Choices of multi-currency margin that changed over time, or that no source settles.
+
+    `isolated`: positions may be isolated. `collateral_switch`: a coin may be taken out of the collateral. `min_equity`:
+    USD that an account needs to enter. `borrow_rate`: the whole debt at the rate of its tier, or each slice at its own.
+    `borrow_initial`: initial margin of a debt by the leverage setting, but never below the tier's own rate; or by the
+    setting alone. `option_value`: what options are worth backs the account, or is only shown in equity (a short one's
+    worth is in its maintenance margin already). `order_loss`: what resting spot orders would cost when filled counts.
+    `repay_order`: what forced repayment sells first, by first discount rate. `repay_share`: how much of the free quota
+    one forced repayment buys back.
+    """
+
+    isolated: bool
+    collateral_switch: bool
+    min_equity: float
+    borrow_rate: Literal["whole", "marginal"]
+    borrow_initial: Literal["tier-floor", "leverage"]
+    option_value: bool
+    order_loss: bool
+    repay_order: Literal["lowest-rate-first", "highest-rate-first"]
+    repay_share: float
+
+
+def max_leverage(initial: float) -> float:
+    """The largest leverage setting an initial rate allows: 1 / rate, cut to two digits as the venue prints it.
+
+    Source: notice of 2023-06-02 (10 %, 11 %, 12 %, 12.5 % -> 10, 9.09, 8.33, 8).
+    """
+    return float((1 / Decimal(repr(float(initial)))).quantize(Decimal("0.01"), ROUND_DOWN))
