@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
+from bt_margin import cli_data
 from bt_margin.errors import BtMarginError, InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def compare(
     rules_as_of: str = "then",
     path: str = "adverse",
     workers: int | None = None,
+    store: Path | None = None,
     out: Path = Path("bt-margin-out"),
     json_: Json = False,
     strict: Flag = False,
@@ -64,6 +66,8 @@ def compare(
         How a bar is walked: adverse, ohlc or close.
     workers
         Processes. Default: as many as cores, at most one a cell.
+    store
+        Downloaded history (see `bt-margin fetch`); minutes there are preferred. Default: ./bt-margin-data if present.
     out
         Where report.html, summary.json and runs.parquet go.
     json_
@@ -85,6 +89,7 @@ def compare(
         rules_as_of=rules_as_of,
         path=_path(path),
         strict=strict,
+        store=cli_data.found(store),
     )
     if workers is not None and workers < 1:
         raise InputError(f"workers: expected 1 or more, found {workers}")
@@ -133,6 +138,7 @@ def run(
     setting: float | None = None,
     rules_as_of: str = "then",
     path: str = "adverse",
+    store: Path | None = None,
     json_: Json = False,
     strict: Flag = False,
 ) -> None:
@@ -150,6 +156,7 @@ def run(
         rules_as_of=rules_as_of,
         path=_path(path),
         strict=strict,
+        store=cli_data.found(store),
     )
     (result,) = study.run()
     if json_:
@@ -634,6 +641,9 @@ def _whole(value: float | None) -> str:
 def _fail(error: object) -> NoReturn:
     print(f"bt-margin: {' '.join(str(error).split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+cli_data.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from bt_margin.model.instrument import Kind, parse
 if TYPE_CHECKING:
     import pandas as pd
 
-    from data_fetch import LocalStore, Samples, Series, Store
+    from data_fetch import LocalStore, Samples, Series
 
 HOUR = 3_600_000
 CANDLE = ("open", "high", "low", "close")
@@ -132,22 +132,28 @@ def from_store(
     store: str | Path | LocalStore,
     symbols: Sequence[str],
     *,
-    since: int | str,
-    until: int | str,
+    window: str | None = None,
+    since: int | str | None = None,
+    until: int | str | None = None,
     timeframe: str | None = None,
     holes: Holes = "raise",
 ) -> list[ArrayFeed]:
     """Feeds of downloaded history, one per symbol: trade, mark, index and funding on the clock of the trades.
 
-    `since` inclusive, `until` exclusive, ms or UTC text. `timeframe` None: the finest that is stored. What is done
-    where bars are missing: `raise` says where; `drop` shows no bar for a missing trade and no price for a missing mark
-    or index; `flat` repeats the last close, without volume. The feed's `holes` counts the missing bars by kind, and
-    its `source` (which reports print) names them. A kind that is not stored at all is no hole: stand-ins apply.
+    `window`: a crash's day; or `since` inclusive, `until` exclusive, ms or UTC text. `timeframe` None: the finest that
+    is stored. What is done where bars are missing: `raise` says where; `drop` shows no bar for a missing trade and no
+    price for a missing mark or index; `flat` repeats the last close, without volume. The feed's `holes` counts the
+    missing bars by kind, and its `source` (which reports print) names them. A kind that is not stored at all is no
+    hole: stand-ins apply.
     Raises data_fetch.DataError where there is no data.
     """
     from bt_margin.engine.builder import parse_time
-    from data_fetch import LocalStore, parse_step
+    from data_fetch import LocalStore, Samples, parse_step
 
+    if window is not None and since is None and until is None:
+        since, until = Samples().span(window)
+    if since is None or until is None:
+        raise InputError("from_store: expected a window, or since and until; found neither")
     if holes not in ("raise", "drop", "flat"):
         raise InputError(f"holes: expected raise, drop or flat, found {holes!r}")
     local = store if isinstance(store, LocalStore) else LocalStore(store)
@@ -159,18 +165,17 @@ def from_store(
     return [_merged(local, symbol, step, start, end, holes) for symbol in symbols]
 
 
-def _merged(store: Store, symbol: str, step: int | None, start: int, end: int, holes: Holes) -> ArrayFeed:
+def _merged(store: LocalStore, symbol: str, step: int | None, start: int, end: int, holes: Holes) -> ArrayFeed:
     parts = parse(symbol)
     pair = f"{parts.base}/{parts.quote}"
     trade = store.series(symbol, "trade", step, start, end)
-    stored = {(info.symbol, info.kind, info.step_ms) for info in store.available(start, end)}
     clock = np.arange(start + -start % trade.step_ms, end, trade.step_ms, dtype=np.int64)
     clock = clock[clock + trade.step_ms <= end]
     counts: dict[str, int] = {}
     columns: dict[str, NDArray[np.float64]] = {}
     wanted = [("trade", symbol), ("index", pair)] + ([] if parts.kind is Kind.SPOT else [("mark", symbol)])
     for kind, name in wanted:
-        if (name, kind, trade.step_ms) not in stored:
+        if not store.coverage(name, kind, trade.step_ms, start, end):
             continue
         series = trade if kind == "trade" else store.series(name, kind, trade.step_ms, start, end)  # type: ignore[arg-type]
         missing = len(clock) - len(series)

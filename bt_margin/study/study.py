@@ -12,7 +12,7 @@ from typing import Any
 
 from bt_margin.errors import BtMarginError, InputError
 from bt_margin.model.assessment import iso
-from bt_margin.modes import MODES, mode_named
+from bt_margin.modes import PLAYED, played_mode
 from bt_margin.study.result import COLUMNS, RunResult
 from bt_margin.study.strategies import BUNDLED, load, symbols_of, takes_leverage
 from bt_margin.study.windows import Window, window
@@ -21,6 +21,9 @@ DEFAULT_WINDOWS = ("2025-10-10", "2022-11-08")
 DEFAULT_LEVERAGES = (2.0, 3.0, 5.0)
 UNIFIED_ACCOUNT = 1_617_667_200_000
 """2021-04-06: general launch of OKX's unified account (rule book section 13); before it its earliest rules run."""
+MINUTE = 60_000
+COVERED = 0.99
+"""Downloaded minutes are used when so much of a window is there; the rest is left out and counted."""
 SPOT_STANDS_IN_BEFORE = 1_640_995_200_000
 """2022-01-01: before it a perpetual without data of its own may be replayed on its spot pair, and is labelled so."""
 
@@ -38,6 +41,7 @@ class Task:
     rules_as_of: str = "then"
     path: str = "adverse"
     strict: bool = False
+    store: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -46,7 +50,8 @@ class Study:
 
     `strategies`: bundled names or `module:Class`; `modes`: names or "all"; `windows`: ids or START/END;
     `leverages`: exposures (gross notional / starting equity); `setting`: OKX's leverage setting, default twice the
-    exposure capped by the tier, so that isolated posts half the equity and cross keeps the other half.
+    exposure capped by the tier, so that isolated posts half the equity and cross keeps the other half. `store`: a
+    folder of downloaded history; its minutes are preferred to the embedded hourly figures where they cover a window.
     """
 
     def __init__(
@@ -61,10 +66,11 @@ class Study:
         rules_as_of: str = "then",
         path: str = "adverse",
         strict: bool = False,
+        store: str = "",
     ) -> None:
-        names = tuple(MODES) if modes == "all" else tuple([modes] if isinstance(modes, str) else modes)
+        names = tuple(PLAYED) if modes == "all" else tuple([modes] if isinstance(modes, str) else modes)
         for name in names:
-            mode_named(name)
+            played_mode(name)
         for strategy in strategies:
             load(strategy)
         for value in (*leverages, *([setting] if setting is not None else [])):
@@ -77,7 +83,7 @@ class Study:
         if not sum(balances.values()) > 0:
             raise InputError("cash: expected some money to start with, found none; for example USDT=100000")
         self.tasks = [
-            Task(strategy, name, window(span), float(leverage), balances, setting, rules_as_of, path, strict)
+            Task(strategy, name, window(span), float(leverage), balances, setting, rules_as_of, path, strict, store)
             for strategy, span, leverage, name in itertools.product(strategies, windows, leverages, names)
         ]
         self._check_settings()
@@ -169,14 +175,11 @@ def _rules_time(task: Task) -> int:
 def _replay(task: Task) -> RunResult:
     import backtrader as bt
 
-    from bt_margin.plugin import feeds
     from bt_margin.plugin.analyzers import Recorder
     from bt_margin.plugin.broker import MarginBroker
-    from data_fetch import Samples
 
     strategy = load(task.strategy)
     symbols = symbols_of(strategy)
-    store = Samples()
     cerebro = bt.Cerebro(stdstats=False)
     leverage = settings(task, symbols)
     broker = MarginBroker(
@@ -184,15 +187,10 @@ def _replay(task: Task) -> RunResult:
         strict=task.strict,
     )
     cerebro.broker = broker
-    sources = []
-    spot_may_stand_in = task.window.since < SPOT_STANDS_IN_BEFORE and not task.strict
-    for symbol in symbols:
-        (feed,) = feeds.from_samples(
-            task.window.id, [symbol], store=store, perpetual_from_spot=spot_may_stand_in,
-            since=task.window.since, until=task.window.until,
-        )
-        sources.append(f"{symbol}: {feed.p.source}")
+    label, history = _history(task, symbols)
+    for feed in history:
         cerebro.adddata(feed)
+    sources = [f"{symbol}: {feed.p.source}" for symbol, feed in zip(symbols, history, strict=True)]
     params = {**({"leverage": task.leverage} if takes_leverage(strategy) else {}), **task.params}
     cerebro.addstrategy(strategy, **params)
     cerebro.addanalyzer(Recorder, _name="margin_recorder")
@@ -219,7 +217,7 @@ def _replay(task: Task) -> RunResult:
         "final_equity_usd": found["series"]["equity_usd"][-1],
         "indicative": False,
         "rules_extrapolated_days": max((e["extrapolated_days"] for e in evidence), default=0),
-        "data_kind": f"{store.label}; {'; '.join(sources)}",
+        "data_kind": f"{label}; {'; '.join(sources)}",
     }
     return RunResult(
         row,
@@ -227,6 +225,28 @@ def _replay(task: Task) -> RunResult:
          "margin_ratio": found["series"]["margin_ratio"], "prices": found["series"]["prices"],
          "lows": found["series"]["lows"], "highs": found["series"]["highs"]},
         events, ledger, found["warnings"], evidence,
+    )
+
+
+def _history(task: Task, symbols: Sequence[str]) -> tuple[str, list[Any]]:
+    """(what the figures are, a feed per symbol): downloaded minutes where they cover the window for every symbol,
+    else the embedded hourly figures; the two are never mixed. Holes of the minutes are left out and counted."""
+    from bt_margin.plugin import feeds
+    from data_fetch import LocalStore, Samples
+
+    since, until = task.window.since, task.window.until
+    label = Samples().label
+    if task.store:
+        local = LocalStore(task.store)
+        short = {s: c for s in symbols if (c := local.coverage(s, "trade", MINUTE, since, until)) < COVERED}
+        if not short:
+            return local.label, feeds.from_store(
+                local, symbols, since=since, until=until, timeframe="1m", holes="drop"
+            )
+        label += f" (not the downloaded minutes: {', '.join(f'{c:.0%} of {s}' for s, c in short.items())} there)"
+    from_spot = since < SPOT_STANDS_IN_BEFORE and not task.strict
+    return label, feeds.from_samples(
+        task.window.id, symbols, perpetual_from_spot=from_spot, since=since, until=until
     )
 
 
