@@ -381,9 +381,11 @@ class MarginEngine:
             judgement = judge(pool, self.market.toward(target, share), self.rules)
             return float(judgement.equity) - level * float(judgement.requirement)
 
-        if not float(judge(pool, target, self.rules).requirement):
+        there = judge(pool, target, self.rules)
+        equity, requirement = float(there.equity), float(there.requirement)
+        if not requirement:
             return math.inf  # long options alone need no margin
-        end = gap(1.0)
+        end = equity - level * requirement
         if math.isnan(end):
             raise MissingPrice(f"pool {pool.name}: equity is not a number at {target.time}; repair the prices")
         if end > 0:
