@@ -44,7 +44,7 @@ def holes(ts: NDArray[np.int64], step: int, lo: int, hi: int) -> list[Span]:
     at = ts[np.searchsorted(ts, lo) : np.searchsorted(ts, hi)]
     edges = np.concatenate(([lo - step], at, [hi]))
     found = np.flatnonzero(np.diff(edges) > step)
-    return [(int(edges[i]) + step, int(edges[i + 1])) for i in found]
+    return [(int(edges[i]) + step, int(edges[i + 1])) for i in found.tolist()]
 
 
 def chunks(lo: int, hi: int, size: int) -> list[Span]:

@@ -416,4 +416,4 @@ def _pauses(ts: NDArray[np.int64], lo: int, hi: int) -> list[Span]:
     """Where inside [lo, hi) no settlement stands for longer than any interval, both ends included."""
     stamps = np.concatenate([[lo], ts[(ts >= lo) & (ts < hi)], [hi]])
     late = np.flatnonzero(np.diff(stamps) > LONGEST_INTERVAL_MS + 60_000)
-    return [(int(stamps[i]) + (60_000 if i else 0), int(stamps[i + 1])) for i in late]
+    return [(int(stamps[i]) + (60_000 if i else 0), int(stamps[i + 1])) for i in late.tolist()]

@@ -85,6 +85,7 @@ def required_rate(maintenance: Number, taker: float) -> Number:
 def charge(position: MarginPosition, market: Market, rules: Rules) -> Charge:
     """Initial margin (isolated: as posted at entry; cross: debt at the mark / leverage), maintenance and fee."""
     price = market.mark(position.symbol)
+    rules.margin_formula(position.direction, position.margin_currency == position.instrument.base)
     rate, taker = _maintenance(position, price, rules), rules.fees("margin").taker
     owed = position.owed(price)
     initial = position.initial_at_entry() if position.margin_mode == "isolated" else owed / position.leverage

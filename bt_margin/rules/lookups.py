@@ -59,6 +59,10 @@ STABLECOINS = frozenset({"USDT", "USDC", "USDP", "PAX", "TUSD", "BUSD", "USDK", 
 """Currencies whose borrow rate is that of `stablecoins` where none of their own is in force."""
 
 
+FORMULA = "formula."
+"""Parameters that say what a formula rests on; they are looked up by name, not as parts of a row."""
+
+
 class Rules:
     """The venue's tables at one instant.
 
@@ -280,8 +284,14 @@ class Rules:
             self._multi_currency = msgspec.convert(self._parameters("multi_currency"), MultiCurrencyRow)
         return self._multi_currency
 
+    def margin_formula(self, direction: str, base_margin: bool) -> str:
+        """The rule a spot-margin position's profit follows, noted as evidence with its grade. Raises NoRuleInForce."""
+        formula: str = self._find("margin", f"{FORMULA}{direction}-{'base' if base_margin else 'quote'}")
+        return formula
+
     def _parameters(self, table: str) -> dict[str, Any]:
-        return {parameter: self._find(table, parameter) for parameter in self._tables[table]}
+        names = (name for name in self._tables[table] if not name.startswith(FORMULA))
+        return {parameter: self._find(table, parameter) for parameter in names}
 
     def evidence(self) -> tuple[Evidence, ...]:
         """The revisions looked up through this object so far, each once, by table and subject."""

@@ -651,3 +651,22 @@ class AnyBorrowing(RuleBasedStateMachine):
 
 
 TestAnyBorrowing = AnyBorrowing.TestCase
+
+
+@pytest.mark.parametrize(("direction", "currency", "grade"), [
+    ("long", "BTC", "official"), ("long", "USDT", "derived"),
+    ("short", "BTC", "derived"), ("short", "USDT", "official"),
+])
+def test_the_evidence_says_what_a_formula_rests_on(direction: str, currency: str, grade: str) -> None:
+    from bt_margin import PositionBuilder
+
+    assets = 1.0 if direction == "long" else 60_000.0
+    row = {"symbol": "BTC/USDT", "margin_mode": "cross", "direction": direction, "margin_currency": currency,
+           "assets": assets, "liability": 60_000.0 if direction == "long" else 1.0, "interest": 0.0,
+           "entry_price": 60_000.0, "leverage": 3}
+    book = {"time": "2025-10-08T00:00:00Z", "balances": {"BTC": 1.0, "USDT": 60_000.0}, "positions": [row],
+            "prices": {"mark": {"BTC/USDT": 60_000.0}, "index": {"BTC/USDT": 60_000.0}},
+            "rules": {"extrapolate": "nearest"}}
+    report = PositionBuilder.from_dict(book).report("cross")
+    found = {e.grade for e in report.evidence if e.table == "margin" and e.subject.startswith("formula.")}
+    assert found == {grade}
