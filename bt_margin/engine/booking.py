@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bt_margin.engine.orders import opening
+from bt_margin.engine.takeover import closing_flow
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
@@ -64,7 +65,7 @@ def _close(account: Account, position: Position, order: Order, size: float, pric
         freed = position.margin if whole else position.margin * size / abs(position.size)
         account.apply(Entry(time, EntryKind.TRANSFER, settle, cash=freed, margin=-freed, key=key,
                                  order=order.id, note="margin freed"))
-    flow = -order.sign * float(instrument.notional(size, price)) if instrument.payoff.upfront else pnl
+    flow = closing_flow(position, order.sign * size, price)
     account.apply(Entry(time, EntryKind.TRADE, settle, cash=flow, key=key, size=order.sign * size,
                              price=price, order=order.id))
     return pnl, fee

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bt_margin.engine import spot_margin
-from bt_margin.engine.orders import Refusal, opening, within_tiers
+from bt_margin.engine.orders import Refusal, listed, opening, within_tiers
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import OrderReport
@@ -27,12 +27,10 @@ TINY = 1e-9
 
 def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
     """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
-    order = replace(order, size=order.instrument.floor(order.size))
-    if order.size <= 0:
-        return Refusal(f"size is below one lot of {order.instrument.lot:g}")
-    expiry = order.instrument.expiry_ms
-    if expiry is not None and market.time >= expiry:
-        return Refusal(f"{order.symbol} has expired")
+    taken = listed(order, market)
+    if isinstance(taken, Refusal):
+        return taken
+    order = taken
     if order.margin_mode == "isolated" and not rules.multi_currency.isolated:
         return Refusal("isolated positions are no longer taken in multi-currency margin (50072)")
     if currencies.trades_coins(order):

@@ -32,14 +32,23 @@ class Refusal:
     largest_size: float = 0.0
 
 
-def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+def listed(order: Order, market: Market) -> Order | Refusal:
+    """The order in whole lots, or why no mode takes it."""
     order = replace(order, size=order.instrument.floor(order.size))
     if order.size <= 0:
         return Refusal(f"size is below one lot of {order.instrument.lot:g}")
     expiry = order.instrument.expiry_ms
     if expiry is not None and market.time >= expiry:
         return Refusal(f"{order.symbol} has expired")
+    return order
+
+
+def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+    taken = listed(order, market)
+    if isinstance(taken, Refusal):
+        return taken
+    order = taken
     if order.is_cash:
         return _funds(account, order, market, rules)
     if order.instrument.is_spot:

@@ -86,7 +86,7 @@ def deleverage(account: Account, position: Position, size: float, price: float, 
     trade = _book(account, position, size, price, time, fee, 0.0, EntryKind.TRADE, "deleveraging")
     if position.margin_mode == "isolated" and size != -position.size:
         # what changed hands and the fee have met the margin; with the closed share's part they leave it
-        out = freed + _flow(position, size, price) - trade.fee
+        out = freed + closing_flow(position, size, price) - trade.fee
         account.apply(Entry(time, EntryKind.TRANSFER, position.currency, cash=out, margin=-out,
                             key=position.key, note="margin freed"))
     return trade
@@ -100,7 +100,7 @@ def _book(account: Account, position: Position, size: float, price: float, time:
     for kind, amount, fund, change in (
         (EntryKind.FEE, -fee, 0.0, 0.0),
         (EntryKind.PENALTY, -penalty, penalty, 0.0),
-        (closing, _flow(position, size, price), 0.0, size),
+        (closing, closing_flow(position, size, price), 0.0, size),
     ):
         if kind is EntryKind.PENALTY and not penalty:
             continue
@@ -111,7 +111,7 @@ def _book(account: Account, position: Position, size: float, price: float, time:
     return ForcedTrade(position.key, size, price, pnl, fee, penalty)
 
 
-def _flow(position: Position, size: float, price: float) -> float:
+def closing_flow(position: Position, size: float, price: float) -> float:
     """What a closing trade pays: the profit; for an option the price itself."""
     if position.instrument.payoff.upfront:
         return -math.copysign(float(position.instrument.notional(size, price)), size)

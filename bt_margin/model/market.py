@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from bt_margin.errors import MissingPrice
 from bt_margin.model.instrument import Kind, Number, parse
 
@@ -161,11 +159,3 @@ def parse_kind(symbol: str) -> Kind:
 
 
 _KINDS: dict[str, Kind] = {}
-
-
-def check_price(price: Number, what: str) -> Number:
-    """A finite positive price, or MissingPrice."""
-    array = np.asarray(price, dtype=float)
-    if not np.all(np.isfinite(array)) or np.any(array <= 0):
-        raise MissingPrice(f"{what}: expected a finite price above zero, found {price!r}; repair the data")
-    return price

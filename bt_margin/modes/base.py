@@ -114,12 +114,3 @@ class Judgement:
 def judge(pool: Pool, market: Market, rules: Rules) -> Judgement:
     """Equity and charges of a pool, by its own mode's rules."""
     return Judgement(pool.mode.equity(pool, market, rules), pool.mode.charges(pool, market, rules))
-
-
-def breached(pool: Pool, market: Market, rules: Rules) -> bool:
-    """True when the pool needs margin and its ratio is at or below the liquidation level (long options need none)."""
-    if not pool.positions:
-        return False
-    judgement = judge(pool, market, rules)
-    requirement = judgement.requirement
-    return bool(requirement > 0 and judgement.equity <= requirement * rules.liquidation.liquidation_ratio)

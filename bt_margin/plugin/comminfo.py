@@ -8,7 +8,6 @@ import backtrader as bt
 
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import PositionKey
-from bt_margin.modes.valuation import FEE_KIND
 
 if TYPE_CHECKING:
     from bt_margin.plugin.broker import MarginBroker
@@ -70,10 +69,6 @@ class MarginCommInfo(bt.CommInfoBase):
 
     def cashadjust(self, size: float, price: float, newprice: float) -> float:
         return 0.0  # the engine owns cash
-
-    @property
-    def fee_kind(self) -> str:
-        return FEE_KIND[self.instrument.kind]
 
 
 class TradeInfo:
