@@ -33,9 +33,9 @@ def coin_prices(pool: Pool, judgement: Judgement, market: Market, rules: Rules) 
     bare = replace(pool, orders=())
     rows = {}
     for coin in sorted({p.instrument.base for p in pool.positions if not p.instrument.is_option}):
-        trigger = reach(pool, coin, market, rules, lambda j: float(j.gap))
-        shown = reach(bare, coin, market, rules, lambda j: float(j.gap)) if pool.orders else trigger
-        broke = reach(pool, coin, market, rules, lambda j: float(j.equity))
+        trigger = reach(pool, coin, market, rules, lambda j: j.gap)
+        shown = reach(bare, coin, market, rules, lambda j: j.gap) if pool.orders else trigger
+        broke = reach(pool, coin, market, rules, lambda j: j.equity)
         unknown = tuple(dict.fromkeys(why for _, why in (trigger, shown, broke) if why))
         rows[coin] = CoinPrices(trigger[0], shown[0], broke[0], unknown)
     return rows
