@@ -38,6 +38,9 @@ def compare(
     setting: float | None = None,
     rules_as_of: str = "then",
     path: str = "adverse",
+    interest: Many = (),
+    borrow_leverage: Many = (),
+    auto_borrow: bool = True,
     workers: int | None = None,
     store: Path | None = None,
     out: Path = Path("bt-margin-out"),
@@ -53,7 +56,7 @@ def compare(
     window
         A crash's day (see `bt-margin windows`) or START/END; repeatable. Default: 2025-10-10 and 2022-11-08.
     mode
-        isolated or cross; repeatable. Default: every mode there is.
+        isolated, cross or multi-currency; repeatable. Default: every mode there is.
     leverage
         Exposure: gross notional / starting equity, entered once and held; repeatable. Default: 2, 3 and 5.
     cash
@@ -64,6 +67,12 @@ def compare(
         "then" (each instant's own rules) or a date that freezes all tables there.
     path
         How a bar is walked: adverse, ohlc or close.
+    interest
+        A currency's borrow rate such as USDT=0.12/y (a year; /d a day); repeatable. Default: the rules' own.
+    borrow_leverage
+        A currency's leverage setting for debts such as USDT=5; repeatable. Default: the maximum of its lowest tier.
+    auto_borrow
+        Selling or paying more of a coin than held borrows it, in multi-currency margin.
     workers
         Processes. Default: as many as cores, at most one a cell.
     store
@@ -88,6 +97,8 @@ def compare(
         setting=setting,
         rules_as_of=rules_as_of,
         path=_path(path),
+        interest=_interest(interest),
+        borrow=_borrow(borrow_leverage, auto_borrow),
         strict=strict,
         store=cli_data.found(store),
     )
@@ -138,6 +149,9 @@ def run(
     setting: float | None = None,
     rules_as_of: str = "then",
     path: str = "adverse",
+    interest: Many = (),
+    borrow_leverage: Many = (),
+    auto_borrow: bool = True,
     store: Path | None = None,
     json_: Json = False,
     strict: Flag = False,
@@ -155,6 +169,8 @@ def run(
         setting=setting,
         rules_as_of=rules_as_of,
         path=_path(path),
+        interest=_interest(interest),
+        borrow=_borrow(borrow_leverage, auto_borrow),
         strict=strict,
         store=cli_data.found(store),
     )
@@ -477,6 +493,37 @@ def _cash(texts: Sequence[str]) -> dict[str, float] | None:
     return balances or None
 
 
+def _interest(texts: Sequence[str]) -> dict[str, float]:
+    """USDT=0.12/y or USDT=0.0003/d, repeatable: yearly rates by currency."""
+    rates: dict[str, float] = {}
+    for text in texts:
+        currency, _, amount = text.partition("=")
+        number, _, unit = amount.partition("/")
+        try:
+            value = float(number) * {"": 1.0, "y": 1.0, "d": 365.0}[unit]
+        except (ValueError, KeyError):
+            value = -1.0
+        if not currency or not 0 <= value < float("inf"):
+            raise InputError(f"interest: expected CURRENCY=RATE/y or /d such as USDT=0.12/y, found {text!r}")
+        rates[currency.upper()] = value
+    return rates
+
+
+def _borrow(leverages: Sequence[str], auto: bool) -> dict[str, Any]:
+    """Choices about borrowing, {} for the defaults."""
+    chosen: dict[str, Any] = {} if auto else {"auto": False}
+    for text in leverages:
+        currency, _, amount = text.partition("=")
+        try:
+            value = float(amount)
+        except ValueError:
+            value = 0.0
+        if not currency or not 1 <= value < float("inf"):
+            raise InputError(f"borrow_leverage: expected CURRENCY=LEVERAGE such as USDT=5, found {text!r}")
+        chosen.setdefault("leverage", {})[currency.upper()] = value
+    return chosen
+
+
 def _path(path: str) -> str:
     from bt_margin.plugin.path import PATHS
 
@@ -584,7 +631,8 @@ def _ledger_table(result: RunResult, around: int = 6) -> Table:
         "Ledger around forced orders",
         ("time", "kind", "currency", "cash", "margin", "fund", "symbol", "size", "price", "note"),
     )
-    hot = [i for i, e in enumerate(result.ledger) if e["note"] == "forced" or e["kind"] == "clawback"]
+    forced = ("forced", "conversion", "forced repayment")
+    hot = [i for i, e in enumerate(result.ledger) if e["note"] in forced or e["kind"] == "clawback"]
     keep = sorted({j for i in hot for j in range(max(0, i - around), min(len(result.ledger), i + around + 1))})
     if not hot:
         keep = list(range(min(2 * around, len(result.ledger))))
@@ -610,6 +658,13 @@ def _what(event: dict[str, Any]) -> str:
         return f"{event['size']:+,g} at {event['price']:,.10g} ({event['step']}), {event['remaining']:,g} left"
     if event["name"] == "TakenOver":
         return f"loss {event['loss']:,.2f}, refund {event['refund']:,.2f}"
+    if event["name"] == "Converted":
+        return (f"{event['sold_amount']:,.6g} {event['sold']} sold at {event['price']:,.10g} for "
+                f"{event['bought_amount']:,.6g} {event['bought']} owed ({event['reason']})")
+    if event["name"] == "Borrowed":
+        return f"{event['amount']:,.6g} {event['currency']} owed"
+    if event["name"] == "Repaid":
+        return f"{event['currency']} is owed no more"
     if event["name"] == "Bankrupt":
         return f"insurance fund paid {event['amount']:,.2f} {event['currency']}"
     if event["name"] == "Refused":

@@ -6,7 +6,7 @@ Sources: rule book section 8; recorded DEMO-FUNDING-ISO-LONG-1..3, DEMO-FUNDING-
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from bt_margin.model.account import Account, Position
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
 from bt_margin.modes.assess import account_pools, available
-from bt_margin.modes.base import judge
+from bt_margin.modes.base import MarginMode, Pool, judge
 from bt_margin.rules.book import Rules
 
 HOUR = 3_600_000
@@ -80,7 +80,7 @@ def settlements(
 
 
 def funding_entries(
-    account: Account, position: Position, rate: float, time: int, market: Market, rules: Rules
+    account: Account, mode: MarginMode, position: Position, rate: float, time: int, market: Market, rules: Rules
 ) -> list[Entry]:
     """Book one settlement of one position: value at the mark x rate; positive rates are paid by longs.
 
@@ -107,16 +107,35 @@ def funding_entries(
     entries = []
     if isolated:
         # what the cross pool uses is not transferable
-        free = next((available(p, market, rules) for p in account_pools(account)
-                     if p.mode.name == "cross" and p.currency == settle), 0.0)
+        free = next((available(p, market, rules) / (float(market.usd(settle)) if mode.whole else 1.0)
+                     for p in account_pools(account, mode) if p.name == settle or p.holdings is not None), 0.0)
         from_cash = min(due, max(0.0, min(free, account.balance(settle))))
         if from_cash:
             entries.append(entry(cash=-from_cash))
         due -= from_cash
-    pool = next(p for p in account_pools(account) if any(q.key == position.key for q in p.positions))
-    judgement = judge(pool, market, rules)
-    # a hair above 1: funding alone did not liquidate then
-    due = min(due, max(0.0, float(judgement.gap) - 1e-9 * float(judgement.requirement)))
+    pool = next(p for p in account_pools(account, mode) if any(q.key == position.key for q in p.positions))
+    due = _bearable(pool, settle, due, market, rules)
     if due:
         entries.append(entry(margin=-due) if isolated else entry(cash=-due))
     return entries
+
+
+def _bearable(pool: Pool, currency: str, due: float, market: Market, rules: Rules) -> float:
+    """How much of `due` a pool can pay before its ratio is 1: funding alone did not liquidate then."""
+
+    def gap(paid: float) -> float:
+        after = replace(pool, cash=pool.cash - paid)
+        if pool.holdings is not None:
+            after = replace(pool, holdings=pool.holdings.plus(currency, -paid))
+        judgement = judge(after, market, rules)
+        return float(judgement.gap) - 1e-9 * float(judgement.requirement)  # a hair above 1
+
+    if gap(due) >= 0:
+        return due
+    low, high = 0.0, due
+    if gap(low) <= 0:
+        return 0.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gap(middle) > 0 else (low, middle)
+    return low

@@ -281,7 +281,7 @@ class PositionBuilder:
             else:
                 account.adopt(position)
         if mode in _BORROWING:
-            credit.check_collateral(account)
+            credit.check_choices(account, self._rules)
         return account
 
     def _take_borrowing(self, account: Account) -> None:
@@ -300,6 +300,7 @@ class PositionBuilder:
             if amount < 0:
                 raise InputError(f"borrow.interest.{currency}: expected zero or more, found {amount:g}")
             account.accrued[currency] = amount
+            account.opening[currency] = account.opening.get(currency, 0.0) - amount
         account.borrowing = Borrowing(row.auto, dict(row.leverage), off)
 
     def _position(self, row: PositionRow, path: str, account: Account, mode: str) -> Position:

@@ -40,14 +40,22 @@ class InterestHour:
     """A full hour strikes for a spot-margin position."""
 
 
-Due = tuple[int, int, PositionKey, "float | InterestHour | Deleveraging | Instrument | None"]
+@dataclass(frozen=True, slots=True)
+class DebtHour:
+    """A full hour strikes for an account that stands behind its debts as a whole."""
+
+
+Due = tuple[int, int, PositionKey, "float | InterestHour | DebtHour | Deleveraging | Instrument | None"]
 """(time, rank, position, cause): a funding rate (None: not known), an hour of interest, a deleveraging, or the
 instrument that expires."""
 
+NOBODY = PositionKey("", "", "")
+
 
 def due_events(account: Account, funding: Mapping[str, FundingSeries], script: Sequence[Deleveraging], rules: Rules,
-               start: int, end: int) -> list[Due]:
-    """Everything due in (start, end], by time; at one instant funding before deleveraging before delivery."""
+               start: int, end: int, debts: bool = False) -> list[Due]:
+    """Everything due in (start, end], by time; at one instant funding, then interest, deleveraging, delivery (rule book
+    of multi-currency margin, section 9). `debts`: the account may owe, so that every full hour counts."""
     due: list[Due] = []
     expiring: dict[str, tuple[int, Instrument]] = {}
     for instrument in _instruments(account):
@@ -60,13 +68,15 @@ def due_events(account: Account, funding: Mapping[str, FundingSeries], script: S
             hours = rules.funding(key.symbol).interval_hours
             due += [(time, 0, key, rate) for time, rate in settlements(funding.get(key.symbol), hours, start, end)]
         if position.instrument.is_spot:  # a margin pair: interest, and no deleveraging (rule book section 7)
-            due += [(time, 0, key, InterestHour()) for time in range((start // HOUR + 1) * HOUR, end + 1, HOUR)]
+            due += [(time, 1, key, InterestHour()) for time in range((start // HOUR + 1) * HOUR, end + 1, HOUR)]
             continue
         for one in script:
             side = "long" if position.size > 0 else "short"
             if start < one.time <= end and one.symbol == key.symbol and one.side in ("", side):
-                due.append((one.time, 1, key, one))
-    due += [(at, 2, PositionKey(symbol, "", ""), instrument) for symbol, (at, instrument) in expiring.items()]
+                due.append((one.time, 2, key, one))
+    if debts:
+        due += [(time, 1, NOBODY, DebtHour()) for time in range((start // HOUR + 1) * HOUR, end + 1, HOUR)]
+    due += [(at, 3, PositionKey(symbol, "", ""), instrument) for symbol, (at, instrument) in expiring.items()]
     return sorted(due, key=lambda row: row[:3])
 
 

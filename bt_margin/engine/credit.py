@@ -26,7 +26,27 @@ TINY = 1e-9
 
 
 def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused, with the largest size
+    that would be taken (whole lots, by bisection over the check itself)."""
+    answer = _answer(account, order, market, rules)
+    if isinstance(answer, Refusal) and not answer.largest_size:
+        return replace(answer, largest_size=_largest(account, order, market, rules))
+    return answer
+
+
+def _largest(account: Account, order: Order, market: Market, rules: Rules) -> float:
+    instrument = order.instrument
+    low, high = 0.0, instrument.floor(order.size)
+    for _ in range(100):
+        middle = instrument.floor((low + high) / 2)
+        if middle in (low, high):
+            break
+        refused = isinstance(_answer(account, replace(order, size=middle), market, rules), Refusal)
+        low, high = (low, middle) if refused else (middle, high)
+    return low
+
+
+def _answer(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
     taken = listed(order, market)
     if isinstance(taken, Refusal):
         return taken
@@ -129,8 +149,18 @@ def _own_funds(
     return Refusal(f"insufficient {what} of {name} (51008)", needs - has, name)
 
 
-def check_collateral(account: Account) -> None:
-    """A coin that is owed, or that a cross position settles in, is collateral (54024, 59662 to 59665): InputError."""
+def check_choices(account: Account, rules: Rules) -> None:
+    """Raise InputError for what the venue would not let the owner of an account choose.
+
+    A coin that is owed, or that a cross position settles in, is collateral (54024, 59662 to 59665); the switch exists
+    since 2025-03-26; no leverage setting is above a currency's maximum (59104).
+    """
+    off = sorted(account.borrowing.collateral_off)
+    if off and not rules.multi_currency.collateral_switch:
+        raise InputError(f"borrow.collateral_off: expected no coin before 2025-03-26, found {', '.join(off)}")
+    for currency, leverage in account.borrowing.leverage.items():
+        if why := borrow.refused_leverage(currency, leverage, rules):
+            raise InputError(f"borrow.leverage.{currency}: {why}")
     settled = {position.currency for position in account.held("cross")}
     for currency in sorted(account.borrowing.collateral_off):
         owed = account.balance(currency) - account.accrued.get(currency, 0.0) < 0
@@ -146,3 +176,4 @@ def dissolve(loan: MarginPosition, account: Account) -> None:
         account.opening[currency] = account.opening.get(currency, 0.0) + amount
     if loan.interest:
         account.accrued[loan.debt_currency] = account.accrued.get(loan.debt_currency, 0.0) + loan.interest
+        account.opening[loan.debt_currency] = account.opening.get(loan.debt_currency, 0.0) - loan.interest

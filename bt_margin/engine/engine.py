@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bt_margin.engine import booking, spot_margin
+from bt_margin.engine import booking, credit, debts, spot_margin
 from bt_margin.engine import orders as order_rules
 from bt_margin.engine.accrual import FundingSeries, funding_entries
 from bt_margin.engine.booking import Fill
-from bt_margin.engine.clock import Deleveraging, InterestHour, References, due_events
+from bt_margin.engine.clock import DebtHour, Deleveraging, InterestHour, References, due_events
 from bt_margin.engine.orders import Refusal
 from bt_margin.engine.takeover import deleverage, force, settle, settle_cash, settle_isolated
 from bt_margin.errors import InputError, MissingPrice, NotConserved, NotSupported
@@ -23,11 +23,14 @@ from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.assessment import AccountReport, ratio
 from bt_margin.model.event import (
     Bankrupt,
+    Borrowed,
+    Converted,
     Deleveraged,
     Event,
     OrdersCancelled,
     Reduced,
     Refused,
+    Repaid,
     Settled,
     TakenOver,
     Warned,
@@ -36,14 +39,17 @@ from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import MODES, options, played_mode
+from bt_margin.modes import MODES, currencies, options, played_mode
 from bt_margin.modes import spot_margin as spot_margin_rules
+from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
-from bt_margin.modes.base import CancelOrders, Judgement, MarginMode, Pool, judge
-from bt_margin.modes.cross import CROSS, early_cancellation
-from bt_margin.modes.distance import distance
+from bt_margin.modes.base import CancelOrders, Convert, Judgement, MarginMode, Pool, judge
+from bt_margin.modes.conversion import repay_above_quota
+from bt_margin.modes.cross import CROSS
+from bt_margin.modes.distance import distance, may_be_nearer
 from bt_margin.modes.isolated import pool_name
 from bt_margin.rules.book import RuleBook, Rules
+from bt_margin.rules.credit import HOURS_A_YEAR, RateSeries
 from bt_margin.rules.tables import Evidence
 
 EARLY = "cancelled by risk control (free margin below maintenance margin and order costs)"
@@ -55,8 +61,9 @@ class MarginEngine:
     """An account of one mode, under a rule book, moving through markets.
 
     `slippage` is the share of the price that forced orders lose (0 by default: the venue's records show fills at
-    the trigger). `funding` holds settled rates by symbol, `interest` yearly borrow rates by currency (the rules' own
-    otherwise), `deleveraging` scripted auto-deleveraging. `strict` refuses missing funding instead of counting it.
+    the trigger). `funding` holds settled rates by symbol, `interest` yearly borrow rates by currency, constant or a
+    RateSeries (the rules' own otherwise), `deleveraging` scripted auto-deleveraging. `strict` refuses missing funding
+    instead of counting it.
     """
 
     def __init__(
@@ -68,7 +75,7 @@ class MarginEngine:
         *,
         extrapolate: str = "nearest",
         funding: Mapping[str, FundingSeries] | None = None,
-        interest: Mapping[str, float] | None = None,
+        interest: Mapping[str, float | RateSeries] | None = None,
         deleveraging: Sequence[Deleveraging] = (),
         slippage: float = 0.0,
         strict: bool = False,
@@ -90,10 +97,14 @@ class MarginEngine:
         self.funding_due: Counter[str] = Counter()
         self.funding_missed: Counter[str] = Counter()
         self._low_ratio: float | None = None
-        self._low_distance: float | None = None
+        self.entry_distance: float | None = None
+        self.min_distance: float | None = None
         self._evidence: dict[tuple[str, str, str], Evidence] = {}
         self._warned: set[str] = set()
         self._references = References()
+        self._owed = {c for c, amount in account.balances.items() if amount < 0}
+        if mode.whole:
+            credit.check_choices(account, self.rules)
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -105,25 +116,57 @@ class MarginEngine:
         """Undiscounted value of everything, in USD."""
         return total_equity(self.account, self.market)
 
+    @property
+    def at_risk(self) -> bool:
+        """True while something may be liquidated or may fall due: positions, or debts of a whole account."""
+        return bool(self.account.positions) or (self.mode.whole and self.account.owes())
+
+    def trades_coins(self, order: Order) -> bool:
+        """True for an order by which coins change hands without a loan of its own."""
+        if self.mode.whole:
+            return currencies.trades_coins(order)
+        return order.is_cash
+
     def available(self, currency: str) -> float:
-        """What may still open positions in a currency, never below zero."""
+        """What may still open positions in a currency, never below zero; of a whole account its free margin."""
+        if self.mode.whole:
+            (pool,) = self._account_pool()
+            return max(0.0, available(pool, self.market, self.rules)) / float(self.market.usd(currency))
         for pool in CROSS.pools(self.account):
             if pool.currency == currency:
                 return max(0.0, available(pool, self.market, self.rules))
         return 0.0
 
+    def transferable(self, currency: str) -> float:
+        """Cash of a currency that may become isolated margin or leave: it is there, and nothing needs it."""
+        if not self.mode.whole:
+            return min(self.available(currency), self.account.balance(currency))
+        (pool,) = self._account_pool()
+        line = next((x for x in currencies.lines(pool, self.market, self.rules) if x.currency == currency), None)
+        if line is None:
+            return 0.0
+        there = max(0.0, min(float(line.available_balance), float(line.available_equity)))
+        off = currency in self.account.borrowing.collateral_off
+        return there if off else min(self.available(currency), there)
+
     def present_ratio(self) -> float | None:
         """The lowest margin ratio of all pools now; None while nothing is required."""
         ratios = [
             ratio(float(j.equity), float(j.requirement))
-            for j in (judge(p, self.market, self.rules) for p in account_pools(self.account) if p.positions)
+            for j in (judge(p, self.market, self.rules) for p in self._pools())
         ]
         return min((r for r in ratios if r is not None), default=None)
 
-    def take_lowest(self) -> tuple[float | None, float | None]:
-        """The lowest ratio and the lowest distance to liquidation (per cent) since the last call."""
-        low = self._low_ratio, self._low_distance
-        self._low_ratio = self._low_distance = None
+    def collateral(self) -> dict[str, Collateral]:
+        """What each currency of a whole account is worth and counts for now; empty where currencies stand alone."""
+        if not self.mode.whole:
+            return {}
+        (pool,) = self._account_pool()
+        return collateral(pool, self.market, self.rules)
+
+    def take_lowest(self) -> float | None:
+        """The lowest ratio since the last call."""
+        low, self._low_ratio = self._low_ratio, None
         return low
 
     def evidence(self) -> tuple[Evidence, ...]:
@@ -144,6 +187,14 @@ class MarginEngine:
                 rows.append(f"stand-in: funding of {symbol}: rates of {of}")
         return tuple(rows)
 
+    def _pools(self) -> list[Pool]:
+        """Every pool that can be liquidated, isolated ones first."""
+        return [pool for pool in account_pools(self.account, self.mode) if pool.at_risk]
+
+    def _account_pool(self, account: Account | None = None) -> tuple[Pool, ...]:
+        """The one pool of a whole account."""
+        return tuple(self.mode.pools(self.account if account is None else account))
+
     # -- orders -------------------------------------------------------------------------------------------------
 
     def check(self, order: Order) -> Order | Refusal:
@@ -152,6 +203,11 @@ class MarginEngine:
         if isinstance(change, Refusal):
             return change
         account = self.account if change is None else self.account.what_if(change)
+        return self._answer(account, order)
+
+    def _answer(self, account: Account, order: Order) -> Order | Refusal:
+        if self.mode.whole:
+            return credit.check(account, order, self.market, self.rules)
         return order_rules.check(account, order, self.market, self.rules)
 
     def accept(self, order: Order) -> Order | Refusal:
@@ -173,12 +229,13 @@ class MarginEngine:
         def first(share: float) -> Refusal | None:
             account = Account(position_mode=self.account.position_mode)
             account.balances, account.positions = self.account.balances, self.account.positions
+            account.borrowing, account.accrued = self.account.borrowing, self.account.accrued
             account.orders = dict(self.account.orders)
             for order in orders:
                 size = order.instrument.floor(order.size * share)
                 if size <= 0:
                     continue
-                answer = order_rules.check(account, replace(order, size=size), self.market, self.rules)
+                answer = self._answer(account, replace(order, size=size))
                 if isinstance(answer, Refusal):
                     return answer
                 account.place(answer)
@@ -211,7 +268,7 @@ class MarginEngine:
             raise MissingPrice(f"{order.symbol}: a fill needs a finite price above zero, found {price!r}")
         resting = self.account.withdraw(order.id)
         answer = self.check(replace(order, size=size, price=price))
-        if not isinstance(answer, Refusal) and fee and order.side == "buy":
+        if not isinstance(answer, Refusal) and fee and order.side == "buy" and not self.mode.whole:
             left = order_rules.headroom(self.account, answer, self.market, self.rules, order.instrument.quote)
             if left < fee:  # a plain asset's fee is paid in the quote currency, on top
                 answer = Refusal("insufficient cash for the fee", fee - left, order.instrument.quote)
@@ -219,7 +276,7 @@ class MarginEngine:
             self.refuse(order, answer)
             return answer
         self._adopt_leverage(answer)
-        if order.is_cash:
+        if self.trades_coins(order):
             booked = booking.coins(self.account, answer, price, maker, fee, self.market, self.rules)
         elif order.instrument.is_spot:
             booked = self._loan(answer, price, maker)
@@ -229,6 +286,7 @@ class MarginEngine:
         if resting is not None and rest > 0:
             self.account.place(replace(resting, size=rest))
         self._settle_cash(answer.currency, float(order.instrument.notional(size, price)))
+        self._note_debts()
         return booked
 
     def set_leverage(self, key: PositionKey, leverage: float) -> Refusal | None:
@@ -269,7 +327,7 @@ class MarginEngine:
             upl = float(position.unrealised(self.market))
             if position.margin + upl < need:
                 top_up = need - upl - position.margin
-                free = min(self.available(settle), self.account.balance(settle))
+                free = self.transferable(settle)
                 if top_up > free:
                     return Refusal("insufficient cash for the margin top-up", top_up - free, settle)
         return Entry(self.market.time, EntryKind.TRANSFER, settle, cash=-top_up, margin=top_up, key=key,
@@ -287,7 +345,7 @@ class MarginEngine:
         if not math.isfinite(amount):
             raise InputError(f"add_margin: expected a finite amount, found {amount!r}")
         currency = position.currency
-        free = min(self.available(currency), self.account.balance(currency))
+        free = self.transferable(currency)
         if amount > free:
             return Refusal("insufficient cash to add as margin", amount - free, currency)
         reducible = self.reducible_margin(key)
@@ -312,10 +370,11 @@ class MarginEngine:
         """Money from (or, negative, to) outside. What positions and orders use cannot be withdrawn: InputError."""
         if not math.isfinite(amount):
             raise InputError(f"deposit: expected a finite amount, found {amount!r}")
-        free = min(self.available(currency), self.account.balance(currency)) if amount < 0 else 0.0
+        free = self.transferable(currency) if amount < 0 else 0.0
         if amount < -free:
             raise InputError(f"deposit: at most {free:,.2f} {currency} can be withdrawn, asked for {-amount:,.2f}")
         self.account.apply(Entry(self.market.time, EntryKind.DEPOSIT, currency, cash=amount))
+        self._note_debts()
 
     # -- time ---------------------------------------------------------------------------------------------------
 
@@ -354,7 +413,7 @@ class MarginEngine:
         """Stop at every first warning and breach on the straight way from here to `target`."""
         for _ in range(10_000):
             share, name = min(
-                ((self._crossing(pool, target), pool.name) for pool in account_pools(self.account) if pool.positions),
+                ((self._crossing(pool, target), pool.name) for pool in self._pools()),
                 default=(math.inf, ""),
             )
             if share > 1.0:
@@ -363,7 +422,7 @@ class MarginEngine:
             if name in self._warned:
                 self._control()
             else:
-                pool = next(pool for pool in account_pools(self.account) if pool.name == name)
+                pool = next(pool for pool in self._pools() if pool.name == name)
                 self._warn(name, judge(pool, self.market, self.rules), self.assess())
         raise NotConserved("advance: a breach is never resolved; this is a defect, please report the book")
 
@@ -402,10 +461,11 @@ class MarginEngine:
     def _accrue(self, start: int, end: int) -> bool:
         """What the clock brings in (start, end], at the present prices: funding, interest, deleveraging, delivery, in
         the order of their times, with risk control after each instant. True: something moved."""
-        if end <= start or not (self.account.positions or self.account.orders):
+        if end <= start or not (self.at_risk or self.account.orders or any(self.account.accrued.values())):
             return False
         moved = False
-        while due := due_events(self.account, self.funding, self.deleveraging, self.rules, start, end):
+        while due := due_events(self.account, self.funding, self.deleveraging, self.rules, start, end,
+                                self.mode.whole):
             moved, start = True, due[0][0]
             for time, _, key, cause in due:
                 if time > start:
@@ -414,10 +474,13 @@ class MarginEngine:
                     self._fund(time, key, cause)
                 elif isinstance(cause, InterestHour):
                     self._charge_interest(time, key)
+                elif isinstance(cause, DebtHour):
+                    debts.charge_hour(self.account, self._account_pool, time, self._hourly, self.market, self.rules)
                 elif isinstance(cause, Deleveraging):
                     self._deleverage(time, key, cause)
                 else:
                     self._settle(time, cause)
+            self._note_debts()
             self._control()  # each instant is judged on its own (rule book section 14)
         return moved
 
@@ -429,17 +492,35 @@ class MarginEngine:
                 raise MissingPrice(f"strict: {symbol} has no funding rate at {time}; supply one")
             self.funding_missed[symbol] += 1
         elif held is not None:
-            for entry in funding_entries(self.account, held, rate, time, self.market, self.rules):
+            for entry in funding_entries(self.account, self.mode, held, rate, time, self.market, self.rules):
                 self.account.apply(entry)
             self._settle_cash(held.currency, 0.0)
 
     def _charge_interest(self, time: int, key: PositionKey) -> None:
         loan = spot_margin.loan_of(self.account, key)
         if loan is not None:
-            yearly = self.interest.get(loan.debt_currency)
-            hourly = (self.rules.interest(loan.debt_currency).hourly if yearly is None
-                      else yearly / spot_margin.YEAR_HOURS)
-            spot_margin.accrue_interest(self.account, key, hourly, time)
+            spot_margin.accrue_interest(self.account, key, self._hourly(loan.debt_currency, time), time)
+
+    def _hourly(self, currency: str, time: int) -> float:
+        """What an hour of owing a currency costs: what the caller said, else the venue's rate."""
+        own = self.interest.get(currency)
+        if own is None:
+            return self.rules.hourly_rate(currency, time)
+        return own.hourly(time) if isinstance(own, RateSeries) else own / HOURS_A_YEAR
+
+    def _note_debts(self) -> None:
+        """Say when a balance of a whole account falls below zero, and when it is made good."""
+        if not self.mode.whole:
+            return
+        owed = {c for c, amount in self.account.balances.items() if amount < self.account.accrued.get(c, 0.0)}
+        if owed == self._owed:
+            return
+        report, time = self.assess(), self.market.time
+        (pool,) = self._account_pool()
+        for currency in sorted(owed - self._owed):
+            self.events.append(Borrowed(time, pool.name, report, currency, -self.account.balance(currency)))
+        self.events += [Repaid(time, pool.name, report, currency) for currency in sorted(self._owed - owed)]
+        self._owed = owed
 
     def _deleverage(self, time: int, key: PositionKey, cause: Deleveraging) -> None:
         position = self.account.positions.get(key)
@@ -491,16 +572,22 @@ class MarginEngine:
         self._settle_cash(position.currency, notional, name)
 
     def _pool_of(self, position: Position) -> str:
-        return pool_name(position) if position.margin_mode == "isolated" else position.currency
+        if position.margin_mode == "isolated":
+            return pool_name(position)
+        return self._account_pool()[0].name if self.mode.whole else position.currency
 
     # -- risk control -------------------------------------------------------------------------------------------
 
     def _control(self) -> list[tuple[Pool, Judgement]]:
         """Liquidate every pool in breach, isolated ones first, until none is left; the pools as then judged."""
         for _ in range(10_000):
-            judged = [(p, judge(p, self.market, self.rules)) for p in account_pools(self.account) if p.positions]
+            judged = [(p, judge(p, self.market, self.rules)) for p in self._pools()]
+            if self.mode.whole and not self.account.borrowing.auto and self._repay_above_quota():
+                continue
             if self.account.orders and self._cancel_early([p for p, _ in judged]):
                 continue
+            for _, judgement in judged:
+                self._note_ratio(*_levels(judgement))
             pool = next((p for p, judgement in judged if self._breaches(p, judgement)), None)
             if pool is None:
                 return judged
@@ -513,20 +600,27 @@ class MarginEngine:
     def _cancel_early(self, pools: Sequence[Pool]) -> bool:
         """Risk control's cancellation before 100 %, where the rules have one. True: some orders went."""
         for pool in pools:
-            going = early_cancellation(pool, self.market, self.rules) if pool.mode is CROSS else ()
+            going = pool.mode.early(pool, self.market, self.rules)
             if going:
                 self._cancel(pool.name, going, self.assess(), self._ratio(pool), EARLY, self.market.time)
                 return True
         return False
 
+    def _repay_above_quota(self) -> bool:
+        """Forced repayment of a debt beyond its free quota, where nothing is borrowed by itself. True: some was."""
+        (pool,) = self._account_pool()
+        wanted = repay_above_quota(pool, self.market, self.rules) if pool.at_risk else ()
+        for one in wanted:
+            self._convert(pool, one, self.assess())
+        return bool(wanted)
+
     def _in_breach(self, pool: Pool) -> bool:
-        return bool(pool.positions) and self._breaches(pool, judge(pool, self.market, self.rules))
+        return pool.at_risk and self._breaches(pool, judge(pool, self.market, self.rules))
 
     def _breaches(self, pool: Pool, judgement: Judgement) -> bool:
-        equity, requirement = float(judgement.equity), float(judgement.requirement)
+        equity, requirement = _levels(judgement)
         if math.isnan(equity) or math.isnan(requirement):
             raise MissingPrice(f"pool {pool.name}: its ratio is not a number at {self.market.time}; repair the data")
-        self._note_ratio(equity, requirement)
         return requirement > 0 and equity <= requirement * self.rules.liquidation.liquidation_ratio
 
     def _note_ratio(self, equity: float, requirement: float) -> None:
@@ -539,12 +633,13 @@ class MarginEngine:
 
     def _liquidate(self, name: str, mode: MarginMode) -> None:
         """Go down the mode's ladder until the pool is safe; announce what was done."""
-        before = self.assess()
+        before, worth = self.assess(), self.equity_usd()
         first = self._find(name, mode)
         assert first is not None
         opened = judge(first, self.market, self.rules)
         self._warn(name, opened, before)
         closed: list[PositionKey] = []
+        converted = False
         fund_before = self._fund_paid(first.currency)
         for step in mode.ladder:
             while True:
@@ -559,18 +654,47 @@ class MarginEngine:
                     if isinstance(reduction, CancelOrders):
                         self._cancel(name, reduction.orders, report, self._ratio(pool), BEFORE_LIQUIDATION,
                                      self.market.time)
+                    elif isinstance(reduction, Convert):
+                        self._convert(pool, reduction, report)
+                        converted = True
                     else:
                         self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
                         closed.append(reduction.key)
         left = self._find(name, mode)
-        if closed and (left is None or not float(judge(left, self.market, self.rules).requirement)):
-            refund = self._fund_paid(first.currency) - fund_before
-            rest = left.cash if left is not None and mode.name == "cross" else 0.0
-            keys = tuple(dict.fromkeys(closed))
-            ratio_then = ratio(float(opened.equity), float(opened.requirement)) or 0.0
-            self.events.append(
-                TakenOver(self.market.time, name, before, keys, ratio_then, float(opened.equity) - rest, refund)
-            )
+        if left is not None and left.holdings is not None and self._in_breach(left) and not _needing(left):
+            self._write_off(left)  # nothing is left to sell
+            left = self._find(name, mode)
+        if not (closed or converted) or (left is not None and _needing(left)):
+            return
+        if left is not None and float(judge(left, self.market, self.rules).requirement) and not (
+            left.holdings is not None and closed
+        ):
+            return  # what is left of a debt goes on
+        refund = self._fund_paid(first.currency) - fund_before
+        if mode.whole:
+            loss = worth - self.equity_usd() + refund
+        else:
+            loss = float(opened.equity) - (left.cash if left is not None and mode.name == "cross" else 0.0)
+        ratio_then = ratio(float(opened.equity), float(opened.requirement)) or 0.0
+        keys = tuple(dict.fromkeys(closed))
+        self.events.append(TakenOver(self.market.time, name, before, keys, ratio_then, loss, refund))
+
+    def _convert(self, pool: Pool, wanted: Convert, report: AccountReport) -> None:
+        """Sell one coin to buy back another, and say so."""
+        then = ratio(*_levels(judge(pool, self.market, self.rules)))
+        done = debts.convert(self.account, wanted, self.market, self.rules, self.slippage)
+        self.events.append(
+            Converted(self.market.time, pool.name, report, wanted.sell, done.sold, wanted.buy, done.repaid, done.price,
+                      done.fee, done.penalty, then, wanted.step)
+        )
+        self._note_debts()
+
+    def _write_off(self, pool: Pool) -> None:
+        report = self.assess()
+        for currency, paid in debts.write_off(self.account, self.market.time).items():
+            if paid * float(self.market.usd(currency)) > DUST:
+                self.events.append(Bankrupt(self.market.time, pool.name, report, currency, paid))
+        self._note_debts()
 
     def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: AccountReport) -> None:
         position = self.account.positions[key]
@@ -597,8 +721,11 @@ class MarginEngine:
         return ratio(float(judgement.equity), float(judgement.requirement)) or 0.0
 
     def _fund_paid(self, currency: str) -> float:
-        return sum(e.total for e in self.account.ledger
-                   if e.kind is EntryKind.CLAWBACK and e.currency == currency)
+        """What the insurance fund has paid so far in a currency; in USD all of it, at present prices."""
+        paid = [e for e in self.account.ledger if e.kind is EntryKind.CLAWBACK]
+        if currency != "USD":
+            return sum(e.total for e in paid if e.currency == currency)
+        return sum(e.total * float(self.market.usd(e.currency)) for e in paid)
 
     def _bankrupt(self, pool: str, position: Position, paid: float, notional: float, report: AccountReport) -> None:
         if paid > DUST * notional:
@@ -606,8 +733,8 @@ class MarginEngine:
 
     def _settle_cash(self, currency: str, notional: float, pool: str = "") -> None:
         """A negative balance without positions behind it is refunded to zero by the insurance fund."""
-        if self.account.balance(currency) >= 0:
-            return
+        if self.mode.whole or self.account.balance(currency) >= 0:
+            return  # a whole account owes what is below zero
         report = self.assess()
         paid = settle_cash(self.account, currency, self.market.time)
         if paid > DUST * max(1.0, notional):
@@ -618,15 +745,26 @@ class MarginEngine:
         report: AccountReport | None = None
         self._warned &= {pool.name for pool, _ in judged}
         for pool, judgement in judged:
-            away = distance(pool, judgement, self.market, self.rules)
-            if away is not None and (self._low_distance is None or away < self._low_distance):
-                self._low_distance = away
+            self._note_distance(pool, judgement)
             now = ratio(float(judgement.equity), float(judgement.requirement))
             if now is None or now > self.rules.liquidation.warning_ratio:
                 self._warned.discard(pool.name)
             elif pool.name not in self._warned:
                 report = report or self.assess()
                 self._warn(pool.name, judgement, report)
+
+    def _note_distance(self, pool: Pool, judgement: Judgement) -> None:
+        """Remember the first and the lowest distance to liquidation of the run (per cent)."""
+        low = self.min_distance
+        if not may_be_nearer(pool, low, self.market, self.rules):
+            return
+        away = distance(pool, judgement, self.market, self.rules)
+        if away is None:
+            return
+        if self.entry_distance is None:
+            self.entry_distance = away
+        if low is None or away < low:
+            self.min_distance = away
 
     def _warn(self, name: str, judgement: Judgement, report: AccountReport) -> None:
         if name not in self._warned:
@@ -661,6 +799,15 @@ class MarginEngine:
             worth = float(position.notional(self.market))
             self._bankrupt(self._pool_of(position), position, traded.paid, worth, report)
         return Fill(traded.closed, traded.opened, price, traded.pnl, traded.closed_fee, traded.opened_fee)
+
+
+def _needing(pool: Pool) -> bool:
+    """True while the pool has positions that need margin: long options do not."""
+    return any(not p.instrument.is_option or p.size < 0 for p in pool.positions)
+
+
+def _levels(judgement: Judgement) -> tuple[float, float]:
+    return float(judgement.equity), float(judgement.requirement)
 
 
 __all__ = ["Deleveraging", "Fill", "MarginEngine", "Refusal"]

@@ -28,8 +28,6 @@ from bt_margin.modes.base import judge
 from bt_margin.modes.valuation import opening_parts
 from bt_margin.rules.book import Rules
 
-YEAR_HOURS = 365 * 24
-
 
 class Traded(NamedTuple):
     """A fill as booked: signed base coin closed and opened; profit and fees in the quote currency."""

@@ -194,6 +194,10 @@ class Account:
         """Cash of a currency (OKX `cashBal`): isolated margin has left it, unrealised profit is not in it."""
         return self.balances.get(currency, 0.0)
 
+    def owes(self) -> bool:
+        """True when a balance, less the interest accrued on it, is negative."""
+        return any(amount < self.accrued.get(currency, 0.0) for currency, amount in self.balances.items())
+
     def what_if(self, entry: Entry) -> Account:
         """A copy with one more entry booked; this account stays as it is."""
         copy = Account(position_mode=self.position_mode)
@@ -234,6 +238,8 @@ class Account:
             raise NotConserved(f"ledger: a transfer does not sum to zero: {entry}")
         if entry.key is not None:
             self._apply_to_position(entry.key, entry)
+        elif entry.interest:  # of a debt that the whole account stands behind
+            self.accrued[entry.currency] = self.accrued.get(entry.currency, 0.0) + entry.interest
         if entry.cash:
             self.balances[entry.currency] = self.balances.get(entry.currency, 0.0) + entry.cash
         if entry.fund:
@@ -255,6 +261,8 @@ class Account:
     def conservation_gap(self) -> dict[str, float]:
         """Opening balances + all entries - closing balances, per currency: zero up to rounding."""
         closing: dict[str, list[float]] = {currency: [amount] for currency, amount in self.balances.items()}
+        for currency, amount in self.accrued.items():
+            closing.setdefault(currency, []).append(-amount)
         for position in self.positions.values():
             for currency, amount in position.contents():
                 closing.setdefault(currency, []).append(amount)

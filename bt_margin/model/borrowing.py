@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +27,12 @@ class Holdings:
     balances: Mapping[str, float]
     accrued: Mapping[str, float] = field(default_factory=dict)
     borrowing: Borrowing = field(default_factory=Borrowing)
+
+    @property
+    def owe(self) -> bool:
+        """True when a balance, less the interest accrued on it, is negative."""
+        return any(amount < self.accrued.get(currency, 0.0) for currency, amount in self.balances.items())
+
+    def plus(self, currency: str, amount: float) -> Holdings:
+        """The same with more (or less) cash of a currency."""
+        return replace(self, balances={**self.balances, currency: self.balances.get(currency, 0.0) + amount})

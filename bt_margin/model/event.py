@@ -71,6 +71,37 @@ class Settled(Forced):
 
 
 @dataclass(frozen=True, slots=True)
+class Converted(Event):
+    """The venue sold one coin to buy back another that is owed. Amounts in coins, positive; `price`: coins bought for
+    one sold; `fee` and `penalty` in the coin bought."""
+
+    sold: str
+    sold_amount: float
+    bought: str
+    bought_amount: float  # of the debt repaid
+    price: float
+    fee: float
+    penalty: float
+    margin_ratio: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed(Event):
+    """A currency's balance fell below zero: from here on it is owed and bears interest."""
+
+    currency: str
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class Repaid(Event):
+    """A currency that was owed is owed no more."""
+
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
 class TakenOver(Event):
     """Everything the pool held was closed by force. `refund` is what the insurance fund paid."""
 

@@ -1,7 +1,8 @@
 """The ledger: what happened to money and contracts, one immutable entry at a time.
 
 An account is the fold of its entries. `cash` and `margin` are the changes of the currency's cash balance and of
-the isolated margin that a position holds, `assets`, `liability` and `interest` those of a spot-margin position; what
+the isolated margin that a position holds, `assets`, `liability` and `interest` those of a spot-margin position (without
+a position: `interest` accrued on a negative balance and not deducted from it yet); what
 the account gained is cash + margin + assets - liability - interest. `fund` is the change of the insurance fund, the
 venue's unlimited account, which may go negative.
 """
@@ -28,7 +29,7 @@ class EntryKind(StrEnum):
     TRANSFER = "transfer"  # between cash and the margin of an isolated position: sums to zero
     BORROW = "borrow"  # spot margin: a debt begins or grows; what was borrowed is traded at once
     REPAY = "repay"  # spot margin: what a trade brought in meets the debt
-    INTEREST = "interest"  # an hour's interest accrues, or what had accrued is deducted: moves into the liability
+    INTEREST = "interest"  # an hour's interest accrues, or what had accrued is deducted: moves into the debt
     CLAWBACK = "clawback"  # the insurance fund restores a negative balance to exactly zero
 
 

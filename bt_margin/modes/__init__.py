@@ -10,7 +10,7 @@ from bt_margin.modes.multi_currency import MULTI_CURRENCY
 
 MODES: dict[str, MarginMode] = {mode.name: mode for mode in (ISOLATED, CROSS, MULTI_CURRENCY)}
 """Modes that judge a book."""
-PLAYED: dict[str, MarginMode] = {mode.name: mode for mode in (ISOLATED, CROSS)}
+PLAYED: dict[str, MarginMode] = {mode.name: mode for mode in (ISOLATED, CROSS, MULTI_CURRENCY)}
 """Modes that the engine, and so brokers and studies, can move through time."""
 PLANNED = ("portfolio",)
 

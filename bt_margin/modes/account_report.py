@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountTotals, CurrencyReport, OrderReport, PoolReport, ratio, state_of
@@ -26,6 +26,26 @@ class CoinPrices:
     shown: float | None
     bankruptcy: float | None
     unknown: tuple[str, ...] = ()
+
+
+class Collateral(NamedTuple):
+    """One currency of an account pool in USD: what it is worth (negative: owed), what of it counts as collateral, and
+    the interest accrued on it and not deducted yet."""
+
+    equity: float
+    counted: float
+    accrued: float
+
+
+def collateral(pool: Pool, market: Market, rules: Rules) -> dict[str, Collateral]:
+    """Every currency of an account pool."""
+    off = currencies.of(pool).borrowing.collateral_off
+    rows = {}
+    for line in currencies.lines(pool, market, rules):
+        usd = float(line.usd)
+        counted = float(currencies.discounted(line.currency, line.backing, usd, off, rules))
+        rows[line.currency] = Collateral(float(line.equity) * usd, counted, line.accrued * usd)
+    return rows
 
 
 def coin_prices(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> dict[str, CoinPrices]:

@@ -36,17 +36,31 @@ class Pool:
     orders: tuple[Order, ...] = ()
     holdings: Holdings | None = None
 
-    def without(self, key: PositionKey, size: float) -> Pool:
-        """The pool after `size` (signed change) of one position came off: a what-if, not a booking."""
-        left = []
+    @property
+    def at_risk(self) -> bool:
+        """True where it can be liquidated: it has positions, or is an account with a debt, or with orders, which may
+        make one."""
+        if self.positions or self.holdings is None:
+            return bool(self.positions)
+        return bool(self.orders) or self.holdings.owe
+
+    def without(self, key: PositionKey, size: float, market: Market | None = None) -> Pool:
+        """The pool after `size` (signed change) of one position came off: a what-if, not a booking.
+
+        With a market, what it had gained or lost there stays in the balance of an account pool.
+        """
+        left, holdings = [], self.holdings
         for position in self.positions:
             if position.key == key:
                 remaining = position.reduced(size)
+                if market is not None and holdings is not None:
+                    gained = float(position.backing(market)) * abs(size / position.size)
+                    holdings = holdings.plus(position.currency, gained)
                 if remaining is not None:
                     left.append(remaining)
             else:
                 left.append(position)
-        return replace(self, positions=tuple(left))
+        return replace(self, positions=tuple(left), holdings=holdings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +79,43 @@ class Close:
     step: str
 
 
-Reduction = CancelOrders | Close
+@dataclass(frozen=True, slots=True)
+class Convert:
+    """Sell some of one coin by force for what takes `amount` coins off a debt in another; fee, and with `penalty` that
+    of a liquidation, on top."""
+
+    sell: str
+    buy: str
+    amount: float
+    penalty: bool
+    step: str
+
+
+Reduction = CancelOrders | Close | Convert
 Step = Callable[[Pool, Market, "Rules"], tuple[Reduction, ...]]
 """One step of a ladder: what to do next to a pool in breach, () when the step has nothing (more) to do."""
 
 
+def keep_orders(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:
+    """Risk control that cancels nothing before a liquidation."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class MarginMode:
-    """Reading along the fields is the definition of a mode."""
+    """Reading along the fields is the definition of a mode.
+
+    `early` names the orders that risk control cancels before a liquidation. `whole`: one pool, the account, stands
+    behind everything; a coin that is short is borrowed.
+    """
 
     name: str
     pools: Callable[[Account], Iterable[Pool]]
     equity: Callable[[Pool, Market, Rules], Number]
     charges: Callable[[Pool, Market, Rules], tuple[Charge, ...]]
     ladder: tuple[Step, ...]
+    early: Callable[[Pool, Market, Rules], tuple[int, ...]] = keep_orders
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,4 +194,5 @@ CROSS = MarginMode(
     equity=equity,
     charges=charges,
     ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief),
+    early=early_cancellation,
 )

@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 def cancel_orders(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
     """Withdraw every order that could add risk; orders that only reduce a cross position stay.
 
-    An isolated position loses all its orders (rule book section 7: isolated, at 100 %).
+    An isolated position loses all its orders (rule book section 7: isolated, at 100 %); spot orders of an account pool
+    go, as they may borrow.
     """
     opening = {order.id for order, _ in opening_parts(pool.positions, pool.orders)}
-    going = tuple(o.id for o in pool.orders if pool.mode.name == "isolated" or o.id in opening or o.is_cash)
+    every = pool.mode.name == "isolated"
+    spot = pool.holdings is not None
+    going = tuple(o.id for o in pool.orders
+                  if every or o.id in opening or o.is_cash or (spot and o.instrument.is_spot))
     return (CancelOrders(going),) if going else ()
 
 
@@ -90,7 +94,7 @@ def unhedged_largest_relief(pool: Pool, market: Market, rules: Rules) -> tuple[R
         if position.instrument.is_option and position.size > 0:
             continue  # long options have no maintenance margin and are not reduced (rule book section 7)
         size = forced_size(position, pool, market, rules, float(now.gap))
-        after = judge(pool.without(position.key, -position.sign * size), market, rules)
+        after = judge(pool.without(position.key, -position.sign * size, market), market, rules)
         relief = float(now.requirement) - float(after.requirement)
         if relief > most:
             most, answer = relief, (_close(position, size, "unhedged position"),)

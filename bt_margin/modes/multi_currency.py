@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bt_margin.errors import NotSupported
-from bt_margin.model.account import Account
+from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import Charge
 from bt_margin.model.instrument import Number
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import borrow, cross, currencies, ladder
-from bt_margin.modes.base import MarginMode, Pool
+from bt_margin.modes import borrow, conversion, cross, currencies, ladder
+from bt_margin.modes.base import MarginMode, Pool, judge
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -66,6 +66,39 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     return tuple(rows)
 
 
+def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:
+    """Orders that risk control cancels before a liquidation (rule book section 7).
+
+    The account: adjusted equity below maintenance margin + initial margin of opening orders + their fees, and every
+    order that could add to what is required goes. A currency whose available balance is negative: its isolated openings
+    and option purchases go, and without auto-borrow its spot orders.
+    """
+    if rules.multi_currency.early_cancel == "none" or not pool.orders or not pool.at_risk:
+        return ()
+    judged, rows = judge(pool, market, rules), currencies.lines(pool, market, rules)
+    needs = float(judged.maintenance) + sum(float(row.fees) * float(row.usd) for row in rows)
+    needs += sum(float(row.initial) for row in judged.charges if row.name == "order margin")
+    if float(judged.equity) < needs:
+        going = [o for o in pool.orders if not o.closes and o.margin_mode != "isolated"]
+        if going:
+            return tuple(order.id for order in going)
+    auto = currencies.of(pool).borrowing.auto
+    short = set()
+    for row in rows:  # with auto-borrow, what spot orders give and fees may be borrowed
+        held = float(row.premiums + row.isolated if auto else row.frozen)
+        if held > 0 and row.cash - row.accrued < held * (1 - 1e-12):
+            short.add(row.currency)
+    return tuple(order.id for order in pool.orders if _paid_in(order, market, auto) in short)
+
+
+def _paid_in(order: Order, market: Market, auto: bool) -> str:
+    """The currency whose balance an order has to find there, "" for one that needs none."""
+    if currencies.trades_coins(order):
+        return "" if auto and not order.is_cash else currencies.given(order, market)[0]
+    buys = order.instrument.is_option and order.side == "buy"
+    return order.currency if not order.closes and (order.margin_mode == "isolated" or buys) else ""
+
+
 def risk_band(margin_ratio: float) -> str:
     """The venue's word for a ratio: low above 5, medium above 3, high above 1, liquidation at 1 and below."""
     for bound, word in ((5.0, "low"), (3.0, "medium"), (1.0, "high")):
@@ -79,5 +112,8 @@ MULTI_CURRENCY = MarginMode(
     pools=pools,
     equity=equity,
     charges=charges,
-    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief),
+    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief,
+            conversion.convert_collateral),
+    early=early_cancellation,
+    whole=True,
 )

@@ -10,13 +10,15 @@ from msgspec import to_builtins
 from bt_margin.model.assessment import AccountReport
 from bt_margin.model.event import Event
 from bt_margin.model.ledger import Entry
+from bt_margin.modes.account_report import Collateral
 
 
 class Recorder(bt.Analyzer):
-    """Bar by bar: value, lowest margin ratio within the bar, distance to liquidation, prices; then events and ledger.
+    """Bar by bar: value, lowest margin ratio within the bar, prices; then events and ledger.
 
-    `get_analysis()`: {"series": {time, equity, margin_ratio, distance, prices}, "events": [...], "ledger": [...],
-    "warnings": [...], "evidence": [...], "entry_distance", "min_distance", "min_margin_ratio"}. Times are ms UTC.
+    `get_analysis()`: {"series": {time, equity, margin_ratio, prices, collateral}, "events": [...],
+    "ledger": [...], "warnings": [...], "evidence": [...], "entry_distance", "min_distance", "min_margin_ratio"}. Times
+    are ms UTC. `collateral` is by currency {equity, counted, accrued} in USD, of accounts that are one pool.
     """
 
     def start(self) -> None:
@@ -24,8 +26,8 @@ class Recorder(bt.Analyzer):
         self._equity: list[float] = []
         self._equity_usd: list[float] = []
         self._start_usd: float | None = None
+        self._collateral: list[dict[str, Collateral]] = []
         self._ratio: list[float | None] = []
-        self._distance: list[float | None] = []
         self._prices: dict[str, list[float]] = {data._name: [] for data in self.datas}
         self._lows: dict[str, list[float]] = {data._name: [] for data in self.datas}
         self._highs: dict[str, list[float]] = {data._name: [] for data in self.datas}
@@ -35,14 +37,14 @@ class Recorder(bt.Analyzer):
         if not broker.margined or not broker.started:
             return
         engine = broker.engine
-        low, distance = engine.take_lowest()
+        low = engine.take_lowest()
         if self._start_usd is None:  # nothing has traded before the first bar's next()
             self._start_usd = engine.equity_usd()
         self._time.append(engine.market.time)
         self._equity.append(float(self.strategy.broker.getvalue()))
         self._equity_usd.append(engine.equity_usd())
+        self._collateral.append(engine.collateral())
         self._ratio.append(low)
-        self._distance.append(distance)
         for data in self.datas:
             if len(data):
                 self._prices[data._name].append(float(data.close[0]))
@@ -59,12 +61,12 @@ class Recorder(bt.Analyzer):
             self._analysis: dict[str, Any] = {}
             return
         engine = broker.engine
-        known = [d for d in self._distance if d is not None]
         ratios = [r for r in self._ratio if r is not None]
         self._analysis = {
             "series": {
                 "time": self._time, "equity": self._equity, "equity_usd": self._equity_usd, "margin_ratio": self._ratio,
-                "distance": self._distance, "prices": self._prices, "lows": self._lows, "highs": self._highs,
+                "prices": self._prices, "lows": self._lows, "highs": self._highs,
+                "collateral": _by_currency(self._collateral),
             },
             "events": [event_dict(event) for event in broker.events],
             "ledger": [entry_dict(entry) for entry in broker.ledger],
@@ -72,14 +74,24 @@ class Recorder(bt.Analyzer):
             "evidence": [to_builtins(row) for row in engine.evidence()],
             "start_equity_usd": self._start_usd,
             "usd": {c: float(engine.market.usd(c)) for c in {e.currency for e in broker.ledger}},
-            "entry_distance": known[0] if known else None,
-            "min_distance": min(known) if known else None,
+            "entry_distance": engine.entry_distance,
+            "min_distance": engine.min_distance,
             "min_margin_ratio": min(ratios) if ratios else None,
         }
 
     def get_analysis(self) -> dict[str, Any]:
         """What `stop` gathered; empty with a stock broker or without a single bar."""
         return self._analysis
+
+
+def _by_currency(bars: list[dict[str, Collateral]]) -> dict[str, dict[str, list[float]]]:
+    """Bars of rows by currency as columns by currency, zero where a currency was not there yet."""
+    none = Collateral(0.0, 0.0, 0.0)
+    names = sorted({currency for bar in bars for currency in bar})
+    return {
+        name: {part: [getattr(bar.get(name, none), part) for bar in bars] for part in Collateral._fields}
+        for name in names
+    }
 
 
 def event_dict(event: Event) -> dict[str, Any]:

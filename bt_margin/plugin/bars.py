@@ -23,14 +23,17 @@ Prices = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One feed's new bar. `mark` is None when last prices stand in for marks."""
+    """One feed's new bar. `mark` is None when last prices stand in for marks.
+
+    Of the index the close is known; within the bar it moves as the mark does (without one, as last prices do).
+    """
 
     symbol: str
     open_ms: int
     close_ms: int
     last: Prices
     mark: Prices | None
-    index: float | None
+    index: Prices | None
     forward: float | None = None  # options: what their expiry is priced from
 
 
@@ -56,13 +59,20 @@ def read_bar(data: Any, since: int | None) -> Bar | None:
                 mark = marks
         if hasattr(lines, "index"):
             value = float(lines.index[0])
-            index = None if math.isnan(value) else value
+            if not math.isnan(value):
+                index = _moved_along(value, mark or last)
         if hasattr(lines, "forward_price"):
             value = float(lines.forward_price[0])
             forward = None if math.isnan(value) else value
     open_ms = close_ms - step_of(data)
     return Bar(symbol, open_ms if since is None else max(open_ms, since), close_ms, last, mark, index,
                forward)
+
+
+def _moved_along(close: float, prices: Prices) -> Prices:
+    """A candle that ends at `close` and moves in proportion to another's."""
+    ratio = close / prices[CLOSE]
+    return prices[OPEN] * ratio, prices[HIGH] * ratio, prices[LOW] * ratio, close
 
 
 def _tick(data: Any, name: str) -> float:

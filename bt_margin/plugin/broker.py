@@ -22,7 +22,7 @@ from bt_margin.engine.engine import Fill, MarginEngine, Refusal
 from bt_margin.errors import InputError, NotSupported
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountReport
-from bt_margin.model.event import Event, Forced, OrdersCancelled
+from bt_margin.model.event import Converted, Event, Forced, OrdersCancelled
 from bt_margin.model.instrument import Instrument, Kind, is_symbol
 from bt_margin.model.ledger import Entry, PositionKey
 from bt_margin.model.market import STABLECOINS, Market
@@ -30,7 +30,7 @@ from bt_margin.modes import mode_named, options
 from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Bars, to_ms
 from bt_margin.plugin.comminfo import MarginCommInfo
-from bt_margin.plugin.forced import place_forced
+from bt_margin.plugin.forced import conversions, place_forced
 from bt_margin.plugin.holdings import Held, Holdings, costs, paid_back
 from bt_margin.plugin.matching import Candidate, candidate
 from bt_margin.plugin.orders import (
@@ -45,7 +45,7 @@ from bt_margin.plugin.orders import (
     waits,
 )
 from bt_margin.plugin.path import market_at, walk
-from bt_margin.plugin.settings import OWN, opening_balances, rule_book, validate
+from bt_margin.plugin.settings import OWN, borrowing, opening_balances, rule_book, validate
 from bt_margin.rules.book import Rules
 
 log = logging.getLogger("bt_margin")
@@ -57,13 +57,14 @@ BEFORE_ANY_BAR = 1_577_836_800_000
 class MarginBroker(BackBroker):
     """A drop-in for backtrader's broker that margins and liquidates as the venue does.
 
-    Parameters beyond the stock broker's: `mode` (isolated | cross; None: the stock broker), `cash` (a float of
-    `currency` or {currency: amount}), `currency`, `rules` (a RuleBook), `rules_as_of` ("then" or a date),
+    Parameters beyond the stock broker's: `mode` (isolated | cross | multi-currency; None: the stock broker), `cash` (a
+    float of `currency` or {currency: amount}), `currency`, `rules` (a RuleBook), `rules_as_of` ("then" or a date),
     `extrapolate` (nearest | never), `position_mode` (net | hedge), `leverage` (the setting: a float or
     {symbol: float}), `path` (adverse | ohlc | close), `fees` and `instruments` (overlays, as in the book file),
-    `interest` ({currency: yearly borrow rate}; the rules' own otherwise), `deleveraging` (a sequence of Deleveraging:
-    scripted auto-deleveraging), `slippage` (share of the price that forced orders lose), `strict` (nothing stands in),
-    `min_value` (floor of `getvalue`, so that stock analyzers survive a wipe-out).
+    `interest` ({currency: yearly borrow rate, or a RateSeries}; the rules' own otherwise), `borrow` (multi-currency:
+    {"auto": True, "leverage": {currency: setting}, "collateral_off": [currency]}), `deleveraging` (a sequence of
+    Deleveraging: scripted auto-deleveraging), `slippage` (share of the price that forced orders lose), `strict`
+    (nothing stands in), `min_value` (floor of `getvalue`, so that stock analyzers survive a wipe-out).
     """
 
     params = tuple(OWN.items())
@@ -98,6 +99,8 @@ class MarginBroker(BackBroker):
         self._engine: MarginEngine | None = None
         self._book = rule_book(self.p)
         self._account = Account({k: float(v) for k, v in balances.items()}, self.p.position_mode)
+        self._account.borrowing = borrowing(self.p)
+        self._whole = mode_named(self.p.mode).whole
         self._available = float(balances.get(self.p.currency, 0.0))
         self._feeds: dict[str, Any] = {}
         self.bars = Bars()
@@ -211,7 +214,7 @@ class MarginBroker(BackBroker):
         orders = []
         for i, (data, size) in enumerate(sizes.items()):
             key, instrument = self.key(data), self.instrument(data)
-            leverage = 1.0 if key.margin_mode == "cash" else self.leverage_of(key)
+            leverage = 1.0 if self.in_coins(key, instrument) else self.leverage_of(key)
             orders.append(
                 Order(-1 - i, instrument, "buy" if size > 0 else "sell", abs(size), None, key.margin_mode, key.side,
                       leverage)
@@ -267,8 +270,15 @@ class MarginBroker(BackBroker):
     def key(self, data: Any, options: Mapping[str, Any] | None = None) -> PositionKey:
         """Which position a feed or leg, with these order options, is about."""
         instrument = self.instrument(data)
-        default = "cash" if instrument.is_spot else str(self.p.mode)
-        return position_key(data, instrument, options or {}, default, self.p.position_mode)
+        if instrument.is_spot:
+            default = "cross" if self._whole and is_symbol(instrument.symbol) else "cash"
+        else:
+            default = "cross" if self._whole else str(self.p.mode)
+        return position_key(data, instrument, options or {}, default, self.p.position_mode, self._whole)
+
+    def in_coins(self, key: PositionKey, instrument: Instrument) -> bool:
+        """True where coins change hands and no loan is taken out: in cash, and in cross of a whole account."""
+        return instrument.is_spot and (key.margin_mode == "cash" or (self._whole and key.margin_mode == "cross"))
 
     def leverage_of(self, key: PositionKey) -> float:
         """The leverage setting orders of a position get unless they say otherwise; options know none."""
@@ -301,7 +311,7 @@ class MarginBroker(BackBroker):
         key = entry.key or key
         if entry.total and key is not None and key.symbol in self._feeds:
             instrument = self.instrument(self._feeds[key.symbol])
-            if instrument.is_spot and key.margin_mode != "cash" and entry.currency == instrument.base:
+            if not self.in_coins(key, instrument) and instrument.is_spot and entry.currency == instrument.base:
                 return entry.total * float(self.engine.market.mark(instrument.symbol))
         return entry.total
 
@@ -394,11 +404,11 @@ class MarginBroker(BackBroker):
         size = float(size)
         if instrument.symbol in USD_PAIRS:
             raise InputError(f"{instrument.symbol}: this feed tells what a currency is worth; it cannot be traded")
-        in_cash = key.margin_mode == "cash"
-        if in_cash and options.get("reduce_only"):
-            raise InputError(f"reduce_only: {key.symbol} trades in cash, where every sell reduces; leave it out")
+        in_coins = self.in_coins(key, instrument)
+        if in_coins and options.get("reduce_only"):
+            raise InputError(f"reduce_only: {key.symbol} trades in coins and has no position to reduce; leave it out")
         options.update(margin_mode=key.margin_mode, position_side=key.side)
-        if opposes_parent(options.get("parent"), side) and not in_cash:
+        if opposes_parent(options.get("parent"), side) and not in_coins:
             options["reduce_only"] = True  # a bracket's children end a position; they never open another
         if key != self.key(feed_of(data), {"position_side": key.side}) or key.side != "net":
             options["tradeid"] = (options.get("tradeid", 0), key.side, key.margin_mode)
@@ -444,7 +454,7 @@ class MarginBroker(BackBroker):
     def _venue_order(self, order: Any) -> Order:
         instrument, info = self.instrument(order.data), order.info
         key = PositionKey(instrument.symbol, info["margin_mode"], info["position_side"])
-        leverage = float(info.get("leverage") or self.leverage_of(key))
+        leverage = 1.0 if self.in_coins(key, instrument) else float(info.get("leverage") or self.leverage_of(key))
         number = self._numbers.setdefault(order.ref, len(self._numbers) + 1)
         return venue_order(order, number, instrument, leverage)
 
@@ -613,7 +623,7 @@ class MarginBroker(BackBroker):
             if wanted.closes and abs(booked.closed) < size:
                 cut(order, abs(booked.closed))
                 whole = True
-            elif instrument.is_spot and not wanted.is_cash and booked.closed and not booked.opened and (
+            elif instrument.is_spot and not engine.trades_coins(wanted) and booked.closed and not booked.opened and (
                 abs(booked.closed) != size or wanted.key not in self._account.positions
             ):
                 cut(order, abs(booked.closed))  # the position ended, or had no more assets to give
@@ -645,7 +655,7 @@ class MarginBroker(BackBroker):
 
     def exact_size(self, key: PositionKey, instrument: Instrument) -> float | None:
         """What the venue holds of a loan, which is no whole number of lots; None for all else."""
-        if not instrument.is_spot or key.margin_mode == "cash":
+        if not instrument.is_spot or self.in_coins(key, instrument):
             return None
         held = self._account.positions.get(key)
         return held.size if held is not None else 0.0
@@ -669,6 +679,10 @@ class MarginBroker(BackBroker):
                 place_forced(self, self._feeds[event.key.symbol], event, next(costs_left))
                 if event.remaining == 0.0:
                     self._cancel_exits(event.key)
+            elif isinstance(event, Converted):
+                for name, data in self._feeds.items():
+                    for told, cost in conversions(self, name, data, event):
+                        place_forced(self, data, told, cost)
             elif isinstance(event, OrdersCancelled):
                 for number in event.orders:
                     order = self._resting.get(number)

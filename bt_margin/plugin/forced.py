@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import backtrader as bt
 from backtrader.order import BuyOrder, SellOrder
 
-from bt_margin.model.event import Deleveraged, Forced, Reduced, Settled
+from bt_margin.model.event import Converted, Deleveraged, Forced, Reduced, Settled
+from bt_margin.model.instrument import is_symbol
 
 if TYPE_CHECKING:
     from bt_margin.plugin.broker import MarginBroker
@@ -45,6 +47,29 @@ def place_forced(broker: MarginBroker, data: Any, event: Forced, cost: float) ->
         order.executed.remsize = 0.0
         order.status = order.Completed
         broker.notify(order)
+
+
+def conversions(broker: MarginBroker, name: str, data: Any, event: Converted) -> Iterator[tuple[Reduced, float]]:
+    """What a conversion did to a strategy's coins in one pair: (a forced trade, its cost in the quote coin).
+
+    Coins bought through orders are sold before those the account began with, coins sold short are bought back first;
+    what is beyond them concerns no position. The price is the USD value over that of the quote coin.
+    """
+    instrument = broker.instrument(data)
+    if not instrument.is_spot or not is_symbol(name):
+        return
+    key = broker.key(data, {"margin_mode": "cross"})
+    held, market = broker.holdings.leg(key).size, broker.engine.market
+    for coin, amount, sign in ((event.sold, event.sold_amount, -1), (event.bought, event.bought_amount, 1)):
+        size = instrument.floor(min(amount, -sign * held)) if coin == instrument.base and sign * held < 0 else 0.0
+        if not size:
+            continue
+        quote = float(market.usd(instrument.quote))
+        price = float(market.usd(coin)) / quote
+        cost = (event.fee + event.penalty) * float(market.usd(event.bought)) / quote * size / amount
+        left = instrument.snap(held + sign * size)
+        yield Reduced(event.time, event.pool, event.report, key, sign * size, price, 0.0, cost, 0.0, left,
+                      event.margin_ratio or 0.0, event.reason), cost
 
 
 def _order(owner: Any, data: Any, size: float, tradeid: Any) -> Any:

@@ -22,6 +22,9 @@ from bt_margin.plugin.comminfo import MarginCommInfo, TradeInfo
 FORCED = ("forced", "delivery", "deleveraging")
 """Notes of the entries that book a trade nobody asked for; each begins with its fee."""
 
+ACCOUNT = ("conversion", "forced repayment", "debt written off")
+"""Notes of entries about debts of the account as a whole: they belong to no position."""
+
 Owner = tuple[Any, Any]
 """(strategy, trade id)"""
 
@@ -185,6 +188,8 @@ def costs(entries: Sequence[Entry], worth: Worth) -> tuple[list[float], list[tup
         elif entry.note in FORCED and entry.kind is EntryKind.FEE:
             in_forced, key = True, entry.key
             forced.append(-worth(entry, key))
+        elif entry.note in ACCOUNT:
+            in_forced, key = False, None
         elif entry.kind in (EntryKind.PENALTY, EntryKind.CLAWBACK, EntryKind.TRANSFER):
             if in_forced:
                 forced[-1] -= worth(entry, key)

@@ -68,8 +68,11 @@ def options_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, An
 
 
 def position_key(data: Any, instrument: Instrument, options: Mapping[str, Any], default_mode: str,
-                 position_mode: str) -> PositionKey:
-    """Which position an order (or a question) is about: what the options say, then the leg, then the broker."""
+                 position_mode: str, whole: bool = False) -> PositionKey:
+    """Which position an order (or a question) is about: what the options say, then the leg, then the broker.
+
+    `whole`: the account stands behind its debts as a whole, so that cross spot takes out no loan of its own.
+    """
     leg_mode, leg_side = (data.margin_mode, data.position_side) if isinstance(data, Leg) else (None, None)
     margin_mode = options.get("margin_mode") or leg_mode or default_mode
     side = options.get("position_side") or leg_side or "net"
@@ -81,9 +84,10 @@ def position_key(data: Any, instrument: Instrument, options: Mapping[str, Any], 
         raise InputError(f"position_side: {instrument.symbol} has one position per margin mode, net; found {side!r}")
     if instrument.is_spot and margin_mode != "cash" and not is_symbol(instrument.symbol):
         raise InputError(f"margin_mode: {instrument.symbol} is no venue's pair, so nobody lends for it; expected cash")
+    loans = ("isolated",) if whole else ("isolated", "cross")
     for name in ("margin_currency", "reverse"):
-        if options.get(name) and (not instrument.is_spot or margin_mode == "cash"):
-            raise InputError(f"{name}: only spot pairs in isolated or cross margin take it; leave it out")
+        if options.get(name) and not (instrument.is_spot and margin_mode in loans):
+            raise InputError(f"{name}: only loans of spot pairs in isolated or cross margin take it; leave it out")
     if options.get("margin_currency") not in (None, "", instrument.base, instrument.quote):
         raise InputError(f"margin_currency: expected {instrument.base} or {instrument.quote}, "
                          f"found {options['margin_currency']!r}")

@@ -28,9 +28,11 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
             marks[bar.symbol] = bar.mark[point]
         else:
             marks.pop(bar.symbol, None)
-        if bar.index is not None and point == CLOSE:
+        if bar.index is not None:
             pair = bar.symbol.partition(":")[0]
-            indexes[pair], heard[pair] = bar.index, time
+            indexes[pair] = bar.index[point]
+            if point == CLOSE:  # of the rest of the bar it is only known how the mark moved
+                heard[pair] = time
         if bar.forward is not None and point == CLOSE:
             forwards["-".join(bar.symbol.split("-")[:2])] = bar.forward
         if bar.symbol in USD_PAIRS:
@@ -65,7 +67,7 @@ def walk(
     def at(point: int, time: int) -> Market:
         return market_at(engine.market, bars, point, time, currency)
 
-    if not found and not engine.account.positions:
+    if not found and not engine.at_risk:
         step(at(CLOSE, end), False)  # nothing can happen on the way
         return
     step(at(OPEN, start), True)

@@ -9,9 +9,11 @@ from typing import Any
 from bt_margin.engine.builder import parse_time
 from bt_margin.errors import InputError
 from bt_margin.model.account import POSITION_MODES
-from bt_margin.modes import played_mode
+from bt_margin.model.borrowing import Borrowing
+from bt_margin.modes import PLAYED, played_mode
 from bt_margin.plugin.path import PATHS
 from bt_margin.rules.book import RuleBook, load_rules
+from bt_margin.rules.credit import RateSeries
 
 OWN: dict[str, Any] = {
     "mode": None,
@@ -25,6 +27,7 @@ OWN: dict[str, Any] = {
     "fees": None,
     "instruments": None,
     "interest": None,
+    "borrow": None,
     "deleveraging": (),
     "slippage": 0.0,
     "strict": False,
@@ -39,7 +42,7 @@ def validate(p: Any) -> None:
         asked = [name for name, default in OWN.items() if getattr(p, name) != default]
         asked += ["cash"] if isinstance(p.cash, Mapping) else []
         if asked:
-            raise InputError(f"mode: expected isolated or cross because {asked[0]} is given, found None")
+            raise InputError(f"mode: expected one of {', '.join(PLAYED)} because {asked[0]} is given, found None")
         return
     played_mode(p.mode)
     for name, allowed in (
@@ -51,13 +54,34 @@ def validate(p: Any) -> None:
         if not isinstance(amount, numbers.Real) or not 0 <= amount < float("inf"):
             raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
     for currency, rate in (p.interest or {}).items():
-        if not isinstance(rate, (int, float)) or not 0 <= rate < float("inf"):
-            raise InputError(f"interest: expected yearly rates of zero or more, found {currency}={rate!r}")
+        known = isinstance(rate, numbers.Real) and 0 <= float(rate) < float("inf")
+        if not (known or isinstance(rate, RateSeries)):
+            raise InputError(
+                f"interest: expected yearly rates of zero or more, or a RateSeries, found {currency}={rate!r}"
+            )
+    if p.borrow and not played_mode(p.mode).whole:
+        raise InputError(f"borrow: only where the account stands behind its debts as a whole, found mode {p.mode!r}")
+    borrowing(p)
     if not 0 <= p.slippage < 1:
         raise InputError(f"slippage: expected a share of the price from 0 to below 1, found {p.slippage!r}")
     for value in p.leverage.values() if isinstance(p.leverage, Mapping) else (p.leverage,):
         if not isinstance(value, numbers.Real) or not 1 <= float(value) < float("inf"):
             raise InputError(f"leverage: expected a setting of 1 or more, found {value!r}")
+
+
+def borrowing(p: Any) -> Borrowing:
+    """What the account's owner chose about borrowing, in the shape of a book file's `borrow`."""
+    wanted = dict(p.borrow or {})
+    auto, off = wanted.pop("auto", True), wanted.pop("collateral_off", ())
+    leverage = dict(wanted.pop("leverage", {}))
+    if wanted:
+        raise InputError(f"borrow: expected auto, leverage or collateral_off, found {next(iter(wanted))!r}")
+    if not isinstance(auto, bool):
+        raise InputError(f"borrow.auto: expected true or false, found {auto!r}")
+    for currency, value in leverage.items():
+        if not isinstance(value, numbers.Real) or not 1 <= float(value) < float("inf"):
+            raise InputError(f"borrow.leverage.{currency}: expected a setting of 1 or more, found {value!r}")
+    return Borrowing(auto, {currency: float(value) for currency, value in leverage.items()}, frozenset(off))
 
 
 def opening_balances(p: Any) -> dict[str, float]:

@@ -108,16 +108,17 @@ class RuleBook:
         """How well each table covers each window [start, end] for some symbols: {table: {window: status}}.
 
         A status is the worst over the window and the symbols: "in force", "inferred", "extrapolated N d",
-        "missing".
+        "missing"; "not used" where another table speaks instead.
         """
         wanted = tuple(symbols)
         columns = {name: self._coverage(start, end, wanted) for name, (start, end) in windows.items()}
         return {
-            table: {name: columns[name].get(table, "in force") for name in windows} for table in self._tables
+            table: {name: columns[name].get(table, "not used") for name in windows} for table in self._tables
         }
 
     def _coverage(self, start: int, end: int, symbols: tuple[str, ...]) -> dict[str, str]:
         days: dict[str, int] = {}
+        used: set[str] = set()
         inferred: set[str] = set()
         missing: set[str] = set()
         instants = (start, *self.changes(start, end), end) if self._frozen is None else (self._frozen,)
@@ -130,10 +131,11 @@ class RuleBook:
                 except NoRuleInForce:
                     missing.add(table)
             for row in rules.evidence():
+                used.add(row.table)
                 days[row.table] = max(days.get(row.table, 0), row.extrapolated_days)
                 if row.grade == "inferred":
                     inferred.add(row.table)
-        status = dict.fromkeys(inferred, "inferred")
+        status = dict.fromkeys(used, "in force") | dict.fromkeys(inferred, "inferred")
         status |= {table: f"extrapolated {count} d" for table, count in days.items() if count}
         return status | dict.fromkeys(missing, "missing")
 

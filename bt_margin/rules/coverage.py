@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bt_margin.model.instrument import Kind, parse
-from bt_margin.rules.credit import BorrowRow, QuotaRow
+from bt_margin.rules.credit import BorrowRow, QuotaRow, RateSeries
 from bt_margin.rules.discounts import DiscountRow
 from bt_margin.rules.history import Revision
 from bt_margin.rules.loading import FundingTerms
@@ -20,11 +20,12 @@ def subjects(symbols: tuple[str, ...]) -> list[tuple[str, str]]:
         parts = parse(symbol)
         rows += [("instruments", symbol), ("portfolio", parts.base)]
         for currency in dict.fromkeys((parts.base, parts.settle or parts.quote)):
-            rows += [(table, currency) for table in ("discounts", "currency_borrow", "borrow_limits", "free_quota")]
+            rows += [(table, currency) for table in ("discounts", "currency_borrow", "borrow_limits", "free_quota",
+                                                     "interest")]
         match parts.kind:
             case Kind.SPOT:
                 rows += [("fees", "spot"), ("fees", "margin"), ("margin_tiers", symbol), ("margin", "")]
-                rows += [("interest", parts.base), ("interest", parts.quote)]
+                rows += [("interest", parts.quote)]
             case Kind.OPTION:
                 rows += [("fees", "option"), ("options", parts.base), ("delivery", "")]
             case Kind.LINEAR_FUTURE | Kind.INVERSE_FUTURE:
@@ -48,7 +49,7 @@ def look_up(rules: Rules, table: str, subject: str) -> None:
         case "funding":
             rules.funding(subject)
         case "interest":
-            rules.interest(subject)
+            rules.hourly_rate(subject, rules.time)
         case "options":
             rules.option(subject)
         case "portfolio":
@@ -91,6 +92,8 @@ def summary(revision: Revision[Any]) -> str:
             return f"{tiers[0][0]:,.10g} at {tiers[0][1]:.2%}, initial {tiers[0][2]:.2%}; {len(tiers)} rows"
         case QuotaRow(amount, enlarged_by):
             return " + ".join((f"{amount:,.10g}", *(f"equity of {currency}" for currency in enlarged_by)))
+        case RateSeries(yearly=yearly):
+            return f"{len(yearly)} rates from {yearly.min():.2%} to {yearly.max():.2%} a year"
         case InterestRow(hourly):
             return f"{hourly * 24:.4%} a day"
         case ((_, *_), *_) as tiers:

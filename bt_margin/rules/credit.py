@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from bt_margin.errors import InputError
+from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.rules.tables import Head, Then
 from bt_margin.rules.tiers import Tiers
 
@@ -22,6 +24,11 @@ class BorrowRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 class AmountRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rows: tuple[tuple[str, float], ...]  # currency, amount in the coin
+
+
+class RateRevision(Head, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    currency: str
+    rows: tuple[tuple[str, float], ...]  # hour such as 2025-04-01T07Z, yearly rate from then on
 
 
 class QuotaRevision(AmountRevision, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,6 +60,35 @@ class BorrowRow:
         return Tiers.from_rows(self.currency, rows, then, unit=self.currency, path=path)
 
 
+HOURS_A_YEAR = 365 * 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RateSeries:
+    """Yearly borrow rates of one currency, as fractions: each holds from its time (int64 ms UTC) until the next.
+
+    Raises InputError unless times rise and rates are finite and not negative.
+    """
+
+    times: NDArray[np.int64]
+    yearly: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if len(self.times) != len(self.yearly) or not len(self.times):
+            raise InputError(f"interest: expected as many times as rates, found {len(self.times)}, {len(self.yearly)}")
+        if np.any(np.diff(self.times) <= 0):
+            raise InputError("interest: times of a rate series must rise strictly")
+        if not np.all(np.isfinite(self.yearly)) or np.any(np.asarray(self.yearly) < 0):
+            raise InputError("interest: expected finite rates of zero or more")
+
+    def hourly(self, time: int) -> float:
+        """What an hour costs at `time` (ms UTC). Raises NoRuleInForce before the first rate."""
+        i = int(np.searchsorted(self.times, time, side="right")) - 1
+        if i < 0:
+            raise NoRuleInForce("interest: the rate series begins after the hour asked for; give earlier rates too")
+        return float(self.yearly[i]) / HOURS_A_YEAR
+
+
 @dataclass(frozen=True, slots=True)
 class QuotaRow:
     """How much of a debt costs no interest: `amount` coins, and the positive equity of some other currencies."""
@@ -71,7 +107,9 @@ class MultiCurrencyRow:
     setting alone. `option_value`: what options are worth backs the account, or is only shown in equity (a short one's
     worth is in its maintenance margin already). `order_loss`: what resting spot orders would cost when filled counts.
     `repay_order`: what forced repayment sells first, by first discount rate. `repay_share`: how much of the free quota
-    one forced repayment buys back.
+    one forced repayment buys back. `early_cancel`: risk control takes orders away before a liquidation, by the test of
+    the account and of each currency, or never. `debt_penalty`: what a liquidation takes on a debt it converts besides
+    the fee: the maintenance rate of the tier it falls in, as of contracts, or nothing.
     """
 
     isolated: bool
@@ -83,6 +121,8 @@ class MultiCurrencyRow:
     order_loss: bool
     repay_order: Literal["lowest-rate-first", "highest-rate-first"]
     repay_share: float
+    early_cancel: Literal["account-test", "none"]
+    debt_penalty: Literal["maintenance", "none"]
 
 
 def max_leverage(initial: float) -> float:

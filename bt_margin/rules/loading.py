@@ -5,13 +5,23 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from bt_margin.errors import InputError
-from bt_margin.rules.credit import AmountRevision, BorrowRevision, BorrowRow, QuotaRevision, QuotaRow
+from bt_margin.rules.credit import (
+    AmountRevision,
+    BorrowRevision,
+    BorrowRow,
+    QuotaRevision,
+    QuotaRow,
+    RateRevision,
+    RateSeries,
+)
 from bt_margin.rules.discounts import DiscountRevision, DiscountRow
 from bt_margin.rules.history import History, Revision, to_ms
 from bt_margin.rules.portfolio import checked
@@ -105,6 +115,11 @@ def _quotas(revision: QuotaRevision) -> Iterator[tuple[str, QuotaRow]]:
     return ((currency, QuotaRow(amount, revision.enlarged_by)) for currency, amount in revision.rows)
 
 
+def _rates(revision: RateRevision) -> Iterator[tuple[str, RateSeries]]:
+    times = [to_ms(datetime.strptime(hour, "%Y-%m-%dT%HZ").replace(tzinfo=UTC)) for hour, _ in revision.rows]
+    yield revision.currency, RateSeries(np.array(times, np.int64), np.array([rate for _, rate in revision.rows]))
+
+
 def _parameter(revision: ParameterRevision) -> Iterator[tuple[str, Any]]:
     yield revision.parameter, revision.value
 
@@ -120,6 +135,7 @@ _SHAPES: dict[str, tuple[type[Head], Callable[[Any], Iterator[tuple[str, Any]]]]
     "margin_tiers": (MarginTierRevision, _margin_tiers),
     "margin": (ParameterRevision, _parameter),
     "interest": (InterestRevision, _interest),
+    "borrow_rates": (RateRevision, _rates),
     "options": (OptionRevision, _options),
     "delivery": (ParameterRevision, _parameter),
     "portfolio": (PortfolioRevision, _portfolio),

@@ -14,10 +14,10 @@ import msgspec
 
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.instrument import Instrument, Kind, parse
-from bt_margin.rules.credit import BorrowRow, MultiCurrencyRow, QuotaRow
+from bt_margin.rules.credit import BorrowRow, MultiCurrencyRow, QuotaRow, RateSeries
 from bt_margin.rules.discounts import DiscountRow
 from bt_margin.rules.families import borrows, candidates
-from bt_margin.rules.history import iso
+from bt_margin.rules.history import DAY_MS, iso
 from bt_margin.rules.loading import FundingTerms, Tables
 from bt_margin.rules.portfolio import DepegRow, PortfolioAccountRow, PortfolioOptionRow, PortfolioRow
 from bt_margin.rules.tables import (
@@ -172,6 +172,18 @@ class Rules:
             found = self._find("interest", self._pick("interest", currency, default))
             self._interest[currency] = found
         return found
+
+    def hourly_rate(self, currency: str, time: int) -> float:
+        """What an hour of owing a currency costs at `time` (ms UTC), as a fraction: the rate recorded for that very
+        hour where there is one, else the daily rate in force / 24. Raises NoRuleInForce.
+
+        Rules that stand still at a date have the rate of that date.
+        """
+        history = self._tables["borrow_rates"].get(currency)
+        if history is None or history.at(self.time) is None:
+            return self.interest(currency).hourly
+        series: RateSeries = self._find("borrow_rates", currency)
+        return series.hourly(time if 0 <= time - self.time < DAY_MS else self.time)
 
     def discount(self, currency: str) -> DiscountRow:
         """How much of a currency counts as collateral. Raises NoRuleInForce: no currency counts by default."""

@@ -43,6 +43,8 @@ class Task:
     strict: bool = False
     store: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
+    interest: Mapping[str, float] = field(default_factory=dict)
+    borrow: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Study:
@@ -52,6 +54,8 @@ class Study:
     `leverages`: exposures (gross notional / starting equity); `setting`: OKX's leverage setting, default twice the
     exposure capped by the tier, so that isolated posts half the equity and cross keeps the other half. `store`: a
     folder of downloaded history; its minutes are preferred to the embedded hourly figures where they cover a window.
+    `interest`: yearly borrow rates by currency instead of the rules' own; `borrow`: choices of the modes whose account
+    stands behind its debts as a whole, as in the broker.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Study:
         path: str = "adverse",
         strict: bool = False,
         store: str = "",
+        interest: Mapping[str, float] | None = None,
+        borrow: Mapping[str, Any] | None = None,
     ) -> None:
         names = tuple(PLAYED) if modes == "all" else tuple([modes] if isinstance(modes, str) else modes)
         for name in names:
@@ -83,7 +89,8 @@ class Study:
         if not sum(balances.values()) > 0:
             raise InputError("cash: expected some money to start with, found none; for example USDT=100000")
         self.tasks = [
-            Task(strategy, name, window(span), float(leverage), balances, setting, rules_as_of, path, strict, store)
+            Task(strategy, name, window(span), float(leverage), balances, setting, rules_as_of, path, strict, store,
+                 interest=dict(interest or {}), borrow=dict(borrow or {}))
             for strategy, span, leverage, name in itertools.product(strategies, windows, leverages, names)
         ]
         self._check_settings()
@@ -184,7 +191,8 @@ def _replay(task: Task) -> RunResult:
     leverage = settings(task, symbols)
     broker = MarginBroker(
         mode=task.mode, cash=dict(task.cash), leverage=leverage, rules_as_of=task.rules_as_of, path=task.path,
-        strict=task.strict,
+        strict=task.strict, interest=dict(task.interest) or None,
+        borrow=dict(task.borrow) if task.borrow and played_mode(task.mode).whole else None,
     )
     cerebro.broker = broker
     label, history = _history(task, symbols)
@@ -211,7 +219,7 @@ def _replay(task: Task) -> RunResult:
         "entry_distance": found["entry_distance"] if verdict != "refused" else None,
         "min_distance": (0.0 if at else found["min_distance"]) if verdict != "refused" else None,
         "warnings": sum(e["name"] == "Warned" for e in events),
-        "forced_orders": sum(e["name"] in ("Reduced", "Deleveraged") for e in events),
+        "forced_orders": sum(e["name"] in ("Reduced", "Deleveraged", "Converted") for e in events),
         **sums,
         "start_equity_usd": found["start_equity_usd"],
         "final_equity_usd": found["series"]["equity_usd"][-1],
@@ -223,7 +231,8 @@ def _replay(task: Task) -> RunResult:
         row,
         {"time": found["series"]["time"], "equity": found["series"]["equity_usd"],
          "margin_ratio": found["series"]["margin_ratio"], "prices": found["series"]["prices"],
-         "lows": found["series"]["lows"], "highs": found["series"]["highs"]},
+         "lows": found["series"]["lows"], "highs": found["series"]["highs"],
+         "collateral": found["series"]["collateral"]},
         events, ledger, found["warnings"], evidence,
     )
 
@@ -264,9 +273,12 @@ def judge_run(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None,
     if bankrupt:
         return "bankrupt", at, f"{taken['pool'] if taken else 'account'}: the insurance fund paid {bankrupt:,.2f}"
     if taken:
-        step = next(e for e in reversed(events) if e["name"] == "Reduced" and e["time"] <= taken["time"])
+        before = [e for e in events if e["name"] in ("Reduced", "Converted") and e["time"] <= taken["time"]]
+        step = next((e for e in reversed(before) if e["name"] == "Reduced"), before[-1])
+        if step["name"] == "Converted":
+            return "liquidated", at, f"{taken['pool']}: {step['sold']} sold to buy back {step['bought']}"
         return "liquidated", at, f"{taken['pool']} taken over at {step['price']:,.10g}"
-    if any(e["name"] == "Reduced" for e in events):
+    if any(e["name"] in ("Reduced", "Converted") for e in events):
         return "reduced", None, "forced orders, pool kept"
     if any(e["name"] == "Deleveraged" for e in events):
         return "reduced", None, "auto-deleveraged, pool kept"
@@ -276,11 +288,13 @@ def judge_run(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None,
 def _sums(ledger: Sequence[Mapping[str, Any]], usd: Mapping[str, float]) -> dict[str, float]:
     """Where the money went, in USD (coins at the window's last price): costs positive, funding signed (+ received)."""
 
+    liquidation = ("forced", "conversion")
+
     def total(*kinds: str, forced: bool | None = None) -> float:
         return 0.0 + math.fsum(
             (e["cash"] + e["margin"] + e["assets"] - e["liability"] - e["interest"]) * usd.get(e["currency"], 1.0)
             for e in ledger
-            if e["kind"] in kinds and (forced is None or (e["note"] == "forced") is forced)
+            if e["kind"] in kinds and (forced is None or (e["note"] in liquidation) is forced)
         )
 
     return {

@@ -91,7 +91,7 @@ def test_what_is_a_guess_says_so() -> None:
     assert graded("2026-05-01", "borrow_limits", "ETH") == ("snapshot", 0)
     choices = {r["subject"]: r["grade"] for r in load_rules("okx").listing() if r["table"] == "multi_currency"}
     assert {name for name, grade in choices.items() if grade == "inferred"} == {
-        "borrow_rate", "borrow_initial", "option_value", "order_loss",
+        "borrow_rate", "borrow_initial", "option_value", "order_loss", "debt_penalty",
     }
 
 

@@ -359,7 +359,7 @@ def test_against_a_position_an_order_reduces_unless_told_to_reverse() -> None:
 
 def test_hourly_interest_is_deducted_an_hour_later_and_bears_interest() -> None:
     engine = engine_at(time=TIME + 1)
-    rate = engine.rules.interest("USDT").hourly
+    rate = engine.rules.hourly_rate("USDT", engine.market.time)
     trade(engine, "buy", 1.0, 10_000.0)
     move(engine, 10_000.0, 3 * HOUR)
     position = held(engine)

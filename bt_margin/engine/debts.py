@@ -1,0 +1,87 @@
+"""Debts over time, where the whole account stands behind them: interest by the hour, conversion, what nobody can pay.
+
+No loan is taken out: a debt is a negative balance, repaid by whatever comes in. Source: rule book of multi-currency
+margin, sections 4.4, 5 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from bt_margin.model.account import Account
+from bt_margin.model.ledger import Entry, EntryKind
+from bt_margin.model.market import Market
+from bt_margin.modes import borrow, conversion, currencies
+from bt_margin.modes.base import Convert, Pool
+from bt_margin.rules.book import Rules
+
+CONVERSION = "conversion"
+REPAYMENT = "forced repayment"
+WRITTEN_OFF = "debt written off"
+
+
+class Conversion(NamedTuple):
+    """A conversion as booked. `sold` in coins sold, the rest in coins bought; `price`: coins bought for one sold."""
+
+    sold: float
+    repaid: float
+    price: float
+    fee: float
+    penalty: float
+
+
+def charge_hour(account: Account, pools: Callable[[Account], tuple[Pool, ...]], time: int,
+                rate: Callable[[str, int], float], market: Market, rules: Rules) -> None:
+    """A full hour strikes: what accrued at the last one is deducted from the balances, then what is owed now is charged
+    an hour at `rate(currency, time)`, which leaves the balance alone until the next hour."""
+    for currency, due in sorted(account.accrued.items()):
+        if due:
+            account.apply(Entry(time, EntryKind.INTEREST, currency, cash=-due, interest=-due, note="deducted"))
+    (pool,) = pools(account)
+    lines = currencies.lines(pool, market, rules)
+    equities = {line.currency: float(line.equity) for line in lines}
+    for line in lines:
+        if line.cash >= 0 and float(line.unrealised) >= 0:
+            continue
+        quota = borrow.free_quota(line.currency, equities, rules)
+        bearing = float(borrow.interest_bearing(line.cash, line.unrealised, quota, account.borrowing.auto))
+        if bearing > 0:
+            hourly = rate(line.currency, time)
+            charge = float(borrow.interest(bearing, hourly))
+            account.apply(Entry(time, EntryKind.INTEREST, line.currency, interest=charge, note=f"rate {hourly:.8%}"))
+
+
+def convert(account: Account, wanted: Convert, market: Market, rules: Rules, slippage: float) -> Conversion:
+    """Sell one coin at its USD price (less `slippage` a trade), buy back the debt, pay the taker fee of each trade and,
+    in a liquidation, the penalty, which goes to the insurance fund. Everything is scaled down to what there is."""
+    taker, time = rules.fees("margin").taker, market.time
+    penalty, fee = conversion.gross(wanted, conversion.penalty_rate(wanted, rules), taker)
+    price = float(market.usd(wanted.sell)) / float(market.usd(wanted.buy))
+    price *= (1.0 - slippage) ** conversion.legs(wanted.sell, wanted.buy)
+    cost = wanted.amount + penalty + fee
+    there = max(0.0, account.balance(wanted.sell) - account.accrued.get(wanted.sell, 0.0)) * price
+    share = min(1.0, there / cost)
+    repaid, penalty, fee, sold = wanted.amount * share, penalty * share, fee * share, cost * share / price
+    note = CONVERSION if wanted.penalty else REPAYMENT
+    account.apply(Entry(time, EntryKind.TRADE, wanted.sell, cash=-sold, price=price, note=note))
+    account.apply(Entry(time, EntryKind.TRADE, wanted.buy, cash=cost * share, price=price, note=note))
+    account.apply(Entry(time, EntryKind.FEE, wanted.buy, cash=-fee, note=note))
+    if penalty:
+        account.apply(Entry(time, EntryKind.PENALTY, wanted.buy, cash=-penalty, fund=penalty, note=note))
+    return Conversion(sold, repaid, price, fee, penalty)
+
+
+def write_off(account: Account, time: int) -> dict[str, float]:
+    """The insurance fund pays every debt that is left, exactly; what it paid by currency."""
+    paid = {}
+    for currency in sorted(account.balances):
+        due = account.accrued.get(currency, 0.0)
+        if account.balance(currency) - due >= 0:
+            continue
+        if due:
+            account.apply(Entry(time, EntryKind.INTEREST, currency, cash=-due, interest=-due, note="deducted"))
+        owed = -account.balance(currency)
+        account.apply(Entry(time, EntryKind.CLAWBACK, currency, cash=owed, fund=-owed, note=WRITTEN_OFF))
+        paid[currency] = owed
+    return paid
