@@ -60,8 +60,10 @@ def may_be_nearer(pool: Pool, low: float | None, market: Market, rules: Rules) -
     return bool(np.any(np.asarray(gaps) <= 0))
 
 
+_FARTHEST = 99.0
 _FEW = np.array(
-    [-0.999, -0.9, -0.7, -0.5, -0.35, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.5, 3.0, 6.0, 9.0]
+    [-0.999, -0.9, -0.7, -0.5, -0.35, -0.2, -0.1, -0.05,
+     0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.5, 3.0, 6.0, 15.0, 40.0, 99.0]
 )
 
 
@@ -71,5 +73,5 @@ def _searched(pool: Pool, market: Market, rules: Rules) -> float | None:
 
     if float(gap(0.0)) <= 0:
         return 0.0
-    move, _ = nearest_zero(gap)
+    move, _ = nearest_zero(gap, _FARTHEST)
     return None if move is None else abs(move) * 100.0

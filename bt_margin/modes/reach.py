@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Measure = Callable[[Judgement], Number]
 
 _GROWTH = 1.1
-_CHUNKS = (0.05, 0.3, 0.999, 9.0)
-"""Moves are tried up to each of these in turn; downward the third is the last."""
+_CHUNKS = (0.05, 0.3, 0.999)
+"""Moves are tried up to each of these in turn, upward beyond."""
 
 
 def coin_moved(market: Market, positions: Iterable[Position], coin: str, shift: Number) -> Market:
@@ -58,11 +58,13 @@ def reach(pool: Pool, coin: str, market: Market, rules: Rules, measure: Measure)
     return None, f"prices of {coin} moved by {end[0]:+.1%}: {end[1]}"
 
 
-def nearest_zero(value: Callable[[Number], Number]) -> tuple[float | None, tuple[float, InputError] | None]:
+def nearest_zero(
+    value: Callable[[Number], Number], highest: float = 9.0
+) -> tuple[float | None, tuple[float, InputError] | None]:
     """(the move nearest to none at which `value`, of a move or an array of moves, changes its sign, None).
 
-    (None, None) where it keeps its sign from -99.9 % to +900 %; (None, (move, error)) where it cannot be known that
-    far out in one of the directions.
+    (None, None) where it keeps its sign from -99.9 % to `highest` (9: +900 %); (None, (move, error)) where it cannot be
+    known that far out in one of the directions.
     """
     now = float(value(0.0))
     if now == 0.0:
@@ -71,7 +73,7 @@ def nearest_zero(value: Callable[[Number], Number]) -> tuple[float | None, tuple
     end: tuple[float, InputError] | None = None
     for direction in (-1.0, 1.0):
         near, at_near = 0.0, now
-        for limit in _CHUNKS[: 3 if direction < 0 else 4]:
+        for limit in (*_CHUNKS, *((highest,) if direction > 0 else ())):
             if any(abs(hit) <= abs(near) for hit in found):
                 break  # the other direction was nearer
             moves = direction * _grid(abs(near), limit)

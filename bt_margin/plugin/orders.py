@@ -87,7 +87,7 @@ def position_key(data: Any, instrument: Instrument, options: Mapping[str, Any], 
     loans = ("isolated",) if whole else ("isolated", "cross")
     for name in ("margin_currency", "reverse"):
         if options.get(name) and not (instrument.is_spot and margin_mode in loans):
-            raise InputError(f"{name}: only loans of spot pairs in isolated or cross margin take it; leave it out")
+            raise InputError(f"{name}: only spot pairs in {' or '.join(loans)} margin take it; leave it out")
     if options.get("margin_currency") not in (None, "", instrument.base, instrument.quote):
         raise InputError(f"margin_currency: expected {instrument.base} or {instrument.quote}, "
                          f"found {options['margin_currency']!r}")

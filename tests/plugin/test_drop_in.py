@@ -765,10 +765,10 @@ def test_every_stock_method_takes_its_stock_arguments() -> None:
     ids=lambda settings: "+".join(settings),
 )
 def test_margin_settings_without_a_mode_are_refused(settings: Mapping[str, Any]) -> None:
-    with pytest.raises(InputError, match="mode: expected isolated or cross"):
+    with pytest.raises(InputError, match="mode: expected one of isolated, cross"):
         MarginBroker(**settings)
 
 
 def test_a_margin_wallet_set_later_is_refused_without_a_mode() -> None:
-    with pytest.raises(InputError, match="mode: expected isolated or cross"):
+    with pytest.raises(InputError, match="mode: expected one of isolated, cross"):
         MarginBroker().setcash({"USDT": 1})

@@ -46,7 +46,7 @@ def call(*arguments: str) -> int:
         (("compare", "--bogus", "1"), "bogus"),
         (("run", "leveraged_long", "--window", "soon"), "window"),
         (("margin", "no-such-file.json"), "cannot read"),
-        (("rules", "--table", "nope"), "expected one of borrow_limits, currency_borrow, delivery"),
+        (("rules", "--table", "nope"), "expected one of borrow_limits, borrow_rates, currency_borrow"),
         (("nonsense",), "nonsense"),
     ],
 )
@@ -91,13 +91,15 @@ def test_compare_writes_table_report_json_and_parquet(tmp_path: Path, capsys) ->
     assert {"runs", "versions", "evidence"} <= set(summary)
     table = pq.read_table(out / "runs.parquet")
     assert table.column_names == list(COLUMNS)
-    assert table.num_rows == len(summary["runs"]) == 4
+    assert table.num_rows == len(summary["runs"]) == 6
     by_cell = {(r["mode"], r["leverage"]): r for r in summary["runs"]}
     assert {k: r["verdict"] for k, r in by_cell.items()} == {
         ("isolated", 2.0): "survived",
         ("cross", 2.0): "survived",
+        ("multi-currency", 2.0): "survived",
         ("isolated", 10.0): "liquidated",
         ("cross", 10.0): "liquidated",
+        ("multi-currency", 10.0): "liquidated",
     }
     sizes = {json.dumps(r["contracts"]) for r in summary["runs"] if r["leverage"] == 10.0}
     assert len(sizes) == 1  # the number of contracts is the same in every mode
@@ -151,6 +153,9 @@ def test_refused_is_never_called_survived(tmp_path: Path, capsys) -> None:
         == 0
     )
     for row in json.loads(capsys.readouterr().out)["runs"]:
+        if row["mode"] == "multi-currency":  # the spot leg is bought on credit
+            assert (row["verdict"], row["reason"]) == ("survived", "")
+            continue
         assert row["verdict"] == "refused"
         assert "could open at" in row["reason"]
         assert row["opened"] is False

@@ -13,16 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bt_margin import MarginBroker, PositionBuilder, Study
+from bt_margin import PositionBuilder
 from bt_margin.engine.builder import parse_time
-from bt_margin.engine.engine import MarginEngine
-from bt_margin.errors import InputError, MissingPrice, NoRuleInForce, NotSupported
+from bt_margin.errors import InputError, MissingPrice, NoRuleInForce
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.assessment import AccountReport, CurrencyReport
 from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
-from bt_margin.modes import borrow, mode_named
+from bt_margin.modes import borrow
 from bt_margin.modes.assess import assess
 from bt_margin.modes.base import judge
 from bt_margin.modes.multi_currency import MULTI_CURRENCY, pools, risk_band
@@ -657,17 +656,6 @@ def test_debts_are_refused_where_there_are_none() -> None:
 def test_an_account_too_small_is_warned_of() -> None:
     assert any("10,000 USD" in w for w in report({"USDT": 9_000.0}, time="2026-05-01").warnings)
     assert not any("to enter" in w for w in report({"USDT": 90_000.0}, time="2026-05-01").warnings)
-
-
-def test_the_mode_is_judged_but_not_played() -> None:
-    says = "judges a book"
-    with pytest.raises(NotSupported, match=says):
-        MarginBroker(mode=MODE)
-    with pytest.raises(NotSupported, match=says):
-        Study(["leveraged_long"], modes=[MODE])
-    with pytest.raises(NotSupported, match=says):
-        MarginEngine(Account({"USDT": 1.0}), mode_named(MODE), load_rules("okx"), MARKET)
-    assert {task.mode for task in Study(["leveraged_long"]).tasks} == {"isolated", "cross"}
 
 
 def test_stress_moves_collateral_and_debt() -> None:

@@ -321,7 +321,7 @@ def test_liquidation_has_the_switches_nobody_recorded(book: RuleBook) -> None:
     assert rules.liquidation.deleveraging_fee == 0.0
     noted = {row.subject: row.grade for row in rules.evidence()}
     assert noted["early_cancel"] == noted["deleveraging_fee"] == "inferred"
-    (row,) = [row for row in book.listing() if row["subject"] == "early_cancel"]
+    (row,) = [row for row in book.listing() if row["table"] == "liquidation" and row["subject"] == "early_cancel"]
     assert "free-margin" in row["note"]
 
 
