@@ -122,6 +122,8 @@ def data(*, store: Path = STORE, exchange: str = "okx", symbol: Many = (), json_
     local = LocalStore(_existing(store), exchange)
     wanted = _list(symbol)
     rows: list[dict[str, Any]] = []
+    for _, error in local.damaged():
+        print(f"bt-margin: {error}", file=sys.stderr)
     for key in local.stored():
         if wanted and key.symbol not in wanted:
             continue

@@ -64,7 +64,7 @@ def check_series(store: LocalStore, manifest: Manifest) -> list[Finding]:
             f" --timeframe {timeframe(key.step_ms)}" if key.step_ms else ""
         )
         try:
-            stored = load_file(folder / name, names)
+            stored = load_file(folder / name, names, key)
         except (DataError, FileNotFoundError) as error:
             text = str(error).partition("found ")[2] if isinstance(error, DataError) else "no file"
             found.append(Finding(str(key), "error", f"{name}: expected the rows stored, found {text}; {again}"))
