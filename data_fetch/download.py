@@ -80,7 +80,7 @@ async def fetch(
 
     async def family(members: list[SeriesKey]) -> list[Outcome]:
         found = []
-        async with Client(venue, settings) as client:
+        async with Client(venue, settings, members[0].kind) as client:
             for key in members:
                 try:
                     found.append(await SeriesFetch(store, key, start_ms, end_ms, client, watch).run())

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +208,41 @@ def test_the_pace_is_the_venues(okx: OkxServer, tmp_path: Path) -> None:
     outcome = one(okx, tmp_path, hi=START + 8_400 * MINUTE, rate_ms=None)
     assert outcome.retries == {}
     assert outcome.complete
+
+
+@pytest.mark.parametrize("fault", ["429", "503"])
+@pytest.mark.parametrize("as_date", [False, True])
+def test_a_pause_that_the_venue_asks_for_is_kept_by_all_tasks(
+    fault: str, as_date: bool, okx: OkxServer, tmp_path: Path
+) -> None:
+    okx.retry_after = format_datetime(datetime.now(UTC) + timedelta(seconds=3)) if as_date else "2"
+    okx.fault("history-candles", "", "", fault)
+    outcome = one(okx, tmp_path, hi=START + 3_000 * MINUTE, width=4)
+    assert outcome.content == clean("trade", 3_000)
+    times = [t for t, name, _ in okx.log if name == "history-candles"]
+    longest = max(b - a for a, b in pairwise(times))
+    assert 1.5 < longest < 5
+    okx.retry_after = "86400"
+    okx.fault("history-candles", fault)
+    long = one(okx, tmp_path, lo=START + 3_000 * MINUTE, hi=START + 3_300 * MINUTE)
+    assert "the venue asks for a pause of 86,400 s" in long.failures[0]
+
+
+def test_two_processes_share_the_pace(okx: OkxServer, tmp_path: Path) -> None:
+    """The venue counts by address: two fetches of different stores at once stay under its limit together."""
+    okx.rate_limit = 20
+    run = "import sys; from tests.fetch.conftest import *; from pathlib import Path\n" \
+          "class Server: url = sys.argv[1]\n" \
+          "o = one(Server, Path(sys.argv[2]), hi=START + 4_500 * MINUTE, rate_ms=None)\n" \
+          "sys.exit(f'{o.retries}' if o.retries or not o.complete else 0)"
+    repo = Path(__file__).resolve().parents[2]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", run, okx.url, str(tmp_path / name)], cwd=repo, stderr=subprocess.PIPE)
+        for name in "ab"
+    ]
+    for process in processes:
+        assert process.communicate(timeout=120)[1] == b""
+        assert process.returncode == 0
 
 
 def test_a_full_disk_stops_the_run(okx: OkxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
