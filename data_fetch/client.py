@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from data_fetch.pace import Pace
 from data_fetch.series import DataError
@@ -167,16 +167,25 @@ class Client:
 
         return await self.attempts(once, f"{self.venue.id} {path} {dict(params)}", tries)
 
-    async def download(self, url: str, read: Callable[[bytes], Any]) -> Any:
-        """A file, passed through `read`, which may raise BadPage for a damaged one."""
+    async def download(self, url: str, read: Callable[[bytes], Any], check: Callable[[str], None]) -> Any:
+        """A file, passed through `read`, which may raise BadPage for a damaged one.
+
+        `check` sees every address before it is asked, those that others lead to included, and may raise DataError.
+        """
         aiohttp: Any = importlib.import_module("aiohttp")
 
         async def once(attempt: int) -> Any:
-            timeout = aiohttp.ClientTimeout(total=max(60.0, self.settings.timeout_s))
-            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
-                if response.status != 200:
-                    raise BadPage(f"status {response.status}")
-                return read(await response.read())
+            timeout, at = aiohttp.ClientTimeout(total=max(60.0, self.settings.timeout_s)), url
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                for _ in range(5):
+                    check(at)
+                    async with session.get(at, allow_redirects=False) as response:
+                        if response.status == 200:
+                            return read(await response.read())
+                        if response.status not in (301, 302, 303, 307, 308):
+                            raise BadPage(f"status {response.status}")
+                        at = urljoin(at, response.headers.get("Location", ""))
+            raise BadPage("an address that leads on and on")
 
         return await self.attempts(once, url)
 

@@ -102,10 +102,10 @@ class SeriesFetch:
         self.progress.note = ""
         began = self.settings.now_ms()
         try:
-            if todo or doubtful:
+            if todo or doubtful or (self.key.kind == "funding" and self._odd()):
                 await self._listing()
                 if self.key.kind == "funding":
-                    await self._funding(union([*todo, *((g.lo, g.hi) for g in doubtful)]))
+                    await self._funding(todo, [(g.lo, g.hi) for g in doubtful])
                 else:
                     await self._candles(todo, [(g.lo, g.hi) for g in doubtful])
         except Unreachable as error:
@@ -277,21 +277,44 @@ class SeriesFetch:
 
     # -- funding ------------------------------------------------------------------------------------------------
 
-    async def _funding(self, todo: list[Span]) -> None:
-        """Walks back from the end of the span; what REST has forgotten comes from the archive."""
-        for lo, hi in todo:
-            cursor = hi
-            while cursor > lo:
-                read = await self._settlements(cursor)
-                ts = read.rows["ts"]
-                if not len(ts):
-                    break
-                inside = {name: values[ts >= lo] for name, values in read.rows.items()}
-                first = max(lo, int(ts[0]))
-                self._add(Page((first, cursor), inside, _pauses(ts, first, cursor)))
-                cursor = int(ts[0])
-            if cursor > lo:
-                await self._forgotten(lo, cursor)
+    async def _funding(self, todo: list[Span], doubtful: list[Span]) -> None:
+        """Walks back from the end of each span; what REST has forgotten comes from the archive. Each page is stored as
+        it comes. A pause longer than those around it is asked for once more."""
+        for lo, hi in union([*todo, *doubtful]):
+            await self._back(lo, hi, doubtful)
+        odd = self._odd()
+        for lo, hi in odd:
+            await self._back(lo, hi, odd)
+
+    async def _back(self, lo: int, hi: int, doubtful: list[Span]) -> None:
+        cursor = hi
+        while cursor > lo:
+            read = await self._settlements(cursor)
+            ts = read.rows["ts"]
+            if not len(ts):
+                break
+            inside = {name: values[ts >= lo] for name, values in read.rows.items()}
+            first = max(lo, int(ts[0]))
+            still = [(a, b) for a, b in within(doubtful, first, cursor) if not ((ts >= a) & (ts < b)).any()]
+            self._add(Page((first, cursor), inside, union([*_pauses(ts, first, cursor), *still])))
+            self._flush()
+            cursor = int(ts[0])
+        if cursor > lo:
+            await self._forgotten(lo, cursor)
+
+    def _odd(self) -> list[Span]:
+        """Pauses twice as long as those on both sides, not doubted yet: a settlement was lost or late. An interval
+        that changes is as long as one of its neighbours."""
+        around = 3 * LONGEST_INTERVAL_MS
+        ts = self.writer.rows(self.lo - around, self.hi + around)["ts"]
+        pauses = np.diff(ts)
+        if len(pauses) < 3:
+            return []
+        long = 1 + np.flatnonzero(pauses[1:-1] > 1.5 * np.maximum(pauses[:-2], pauses[2:]))
+        spans = [(int(ts[i]) + 60_000, int(ts[i + 1])) for i in long.tolist()]
+        asked = [part for span in spans for part in within(self.writer.manifest.asked, *span)]
+        return [s for s in minus(asked, ((d.lo, d.hi) for d in self.writer.manifest.doubts))
+                if self.lo <= s[0] and s[1] <= self.hi]
 
     async def _settlements(self, before: int) -> Read:
         """One page; an empty one is asked for twice, because it would end the walk."""
@@ -313,24 +336,28 @@ class SeriesFetch:
     async def _forgotten(self, lo: int, hi: int) -> None:
         """[lo, hi) is older than what REST serves: the archive, or a horizon."""
         manifest = self.writer.manifest
-        if manifest.listed_ms is not None and hi <= manifest.listed_ms + LONGEST_INTERVAL_MS:
-            self._add(Page((lo, hi), _nothing(self.key)))  # not forgotten: there was nothing to settle
+        listed = manifest.listed_ms if manifest.listed_ms is not None else lo
+        if manifest.listed_ms is not None and hi <= listed + LONGEST_INTERVAL_MS:  # there was nothing to settle
+            self._add(Page((lo, hi), _nothing(self.key), within([(lo, listed)], lo, hi)))
             return
-        start = max(lo, manifest.listed_ms or lo)
-        rows, covered = _nothing(self.key), list[Span]()
+        start, covered = max(lo, listed), list[Span]()
         if self.venue.archive is not None:
+            family = self.venue.family(self.symbol)
             try:
-                rows, covered = await archived_funding(
-                    self.client, self.venue.archive, self.venue.family(self.symbol), manifest.market_id, start, hi
-                )
+                async for span, rows in archived_funding(
+                    self.client, self.venue.archive, family, manifest.market_id, start, hi
+                ):
+                    covered.append(span)
+                    self._add(Page(span, rows, _pauses(rows["ts"], *span)))
+                    self._flush()
             except Unreachable:
                 raise
             except DataError as error:
                 self.outcome.failures.append(str(error))
-        covered = within(covered, start, hi)
-        missing = [hole for a, b in covered for hole in _pauses(rows["ts"], a, b)]
-        unknown = [span for span in minus([(start, hi)], covered) if self._due(*span)]
-        self._add(Page((lo, hi), rows, union([*missing, *unknown])))
+        rest = minus([(start, hi)], covered)
+        unknown = [span for span in rest if self._due(*span)]
+        for a, b in minus([(lo, hi)], covered):
+            self._add(Page((a, b), _nothing(self.key), within([(lo, start), *unknown], a, b)))
         if unknown:
             a, b = unknown[0][0], unknown[-1][1]
             manifest.horizon_ms = max(manifest.horizon_ms or b, b)

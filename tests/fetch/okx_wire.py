@@ -183,6 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parts.path.startswith("/files/"):
             _, _, market, file = parts.path.split("/")
             name, query = "file", {}
+            self.okx.requests[name] += 1
             status, body = 200, self.okx.file(market, int(file.removesuffix(".zip")))
         else:
             query = dict(parse_qsl(parts.query))
@@ -220,6 +221,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "cut body":
             self._send(200, body[: len(body) // 2], promise=len(body) - len(body) // 2)
             self.close_connection = True
+        elif fault == "moved":  # to a host of another name
+            self.send_response(302)
+            self.send_header("Location", self.okx.url.replace("127.0.0.1", "localhost") + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif fault == "flipped":
+            at = len(body) // 2
+            self._send(200, body[:at] + bytes([body[at] ^ 0x10]) + body[at + 1 :], "application/zip")
         elif fault in PLAIN:
             self._send(*PLAIN[fault])
         else:
