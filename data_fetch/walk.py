@@ -401,7 +401,10 @@ class SeriesFetch:
         pages, self._queue = self._queue, []
         self.outcome.new_rows += self.writer.commit(pages, self.settings.now_ms())
         progress, tally = self.progress, self.client.tally
-        progress.done += length(page.span for page in pages if page.answered)
+        for page in pages:
+            size = page.span[1] - page.span[0]
+            progress.total += 0 if page.answered else size  # it is asked for once more at the end
+            progress.done = min(progress.done + size, progress.total)
         progress.rows += sum(len(page.rows["ts"]) for page in pages)
         progress.requests, progress.retries = tally.requests - self._requests, sum((tally.again - self._tally).values())
         self.watch(progress)

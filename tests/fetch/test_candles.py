@@ -70,6 +70,18 @@ def test_a_hole_is_the_venues_when_it_is_still_there_later(okx: OkxServer, tmp_p
     assert okx.requests["history-candles"] == asked
 
 
+def test_progress_counts_what_is_asked_for_twice(okx: OkxServer, tmp_path: Path) -> None:
+    okx.candles["history-candles", "BTC-USDT-SWAP"] = outside(TRADES, *OUTAGE)
+    seen: list[tuple[int, int]] = []
+    one(okx, tmp_path, watch=lambda progress: seen.append((progress.done, progress.total)))
+    done = [d for d, _ in seen]
+    assert done == sorted(done)
+    assert all(d <= total for d, total in seen)
+    span = COUNT * MINUTE
+    assert seen[-1][0] == seen[-1][1]
+    assert span + OUTAGE[1] - OUTAGE[0] <= seen[-1][1] <= span + 4 * 300 * MINUTE  # the windows with the hole, again
+
+
 def test_a_hole_that_the_venue_fills_is_filled(okx: OkxServer, tmp_path: Path) -> None:
     okx.candles["history-candles", "BTC-USDT-SWAP"] = outside(TRADES, *OUTAGE)
     one(okx, tmp_path)
