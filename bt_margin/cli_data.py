@@ -209,12 +209,16 @@ def snapshot(
     """
     import asyncio
 
-    from data_fetch.client import Settings
+    from data_fetch.client import Settings, Unreachable
     from data_fetch.snapshot import take
     from data_fetch.venues import venue_named
 
     venue = venue_named(exchange)
-    written = asyncio.run(take(venue, _symbols(symbol), _folder(out, "out"), Settings(api_url=api_url)))
+    try:
+        written = asyncio.run(take(venue, _symbols(symbol), _folder(out, "out"), Settings(api_url=api_url)))
+    except Unreachable as error:  # nothing wrong with the question
+        print(f"bt-margin: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     for path in written:
         print(path)
 

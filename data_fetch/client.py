@@ -22,6 +22,9 @@ from data_fetch.pace import Pace
 from data_fetch.series import DataError
 from data_fetch.venues import Venue
 
+HEADROOM = 1.05
+"""Requests are spaced so much wider than the venue's limit: they do not arrive as evenly as they are sent."""
+
 
 class Unreachable(DataError):
     """The venue did not give a whole answer in so many tries; the same request may work later."""
@@ -234,5 +237,5 @@ class Client:
         """Sends no request before the venue wants one, nor before its turn among all processes of this machine."""
         while (rest := self._quiet_until - time.monotonic()) > 0:
             await asyncio.sleep(rest * random.uniform(1.0, 1.2))
-        if (rest := self._pace.turn(spacing_s)) > 0:
+        if (rest := self._pace.turn(HEADROOM * spacing_s)) > 0:
             await asyncio.sleep(rest)

@@ -123,6 +123,8 @@ class LocalStore:
                 raise DataError(f"store: {path} is gone; list again") from None
             market_id = venue_named(key.exchange).market_id(parse_symbol(key.symbol), cast("FetchKind", key.kind))
             return Manifest(key, market_id)
+        except OSError as error:
+            raise DataError(f"{path}: expected a manifest that can be read, found {error}") from None
         found = Manifest.load(text, str(path))
         if self.folder(found.key) != path.parent:
             raise DataError(f"{path}: expected the manifest of the series of its folder, found that of {found.key}; "
@@ -356,8 +358,12 @@ class Writer:
         self.manifest.forget(*partition_span(name))
 
     def _set_aside(self, name: str) -> None:
-        with suppress(FileNotFoundError):
+        try:
             os.replace(self.folder / name, self.folder / f"_{name}.damaged")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise DataError(f"store: the damaged {self.folder / name} cannot be moved: {error}; move it away") from None
 
 
 def parse_step(text: str, exchange: str = "okx") -> int:
