@@ -215,9 +215,10 @@ def test_a_second_run_asks_for_nothing_and_a_wider_one_for_the_rest(okx: OkxServ
     assert outcome.content == clean("trade", 1_500)
 
 
-def test_the_pace_is_the_venues(okx: OkxServer, tmp_path: Path) -> None:
-    okx.rate_limit = 20  # more in two seconds would be answered with 429
-    outcome = one(okx, tmp_path, hi=START + 8_400 * MINUTE, rate_ms=None)
+@pytest.mark.parametrize(("kind", "limit", "count"), [("trade", 20, 8_400), ("index", 10, 1_800)])
+def test_the_pace_is_the_venues(kind: str, limit: int, count: int, okx: OkxServer, tmp_path: Path) -> None:
+    okx.rate_limit = limit  # more in two seconds would be answered with 429
+    outcome = one(okx, tmp_path, kind, hi=START + count * MINUTE, rate_ms=None)
     assert outcome.retries == {}
     assert outcome.complete
 
