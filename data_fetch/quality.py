@@ -49,6 +49,10 @@ def check(store: LocalStore) -> list[Finding]:
             found.append(Finding(str(path.parent.relative_to(store.root)), "error", str(error)))
             continue
         found += check_series(store, manifest)
+    for folder in sorted({path.parent for path in store.root.glob(f"{store.exchange}/*/*/*/*.parquet")}):
+        if not (folder / MANIFEST).exists():  # lost, or its writer was killed before the first one
+            found.append(Finding(str(folder.relative_to(store.root)), "note",
+                                 "rows without a manifest, which nothing reads; the next fetch of them looks at them"))
     return sorted(found, key=lambda f: (f.level != "error", f.series, f.at_ms or 0))
 
 

@@ -148,6 +148,18 @@ def test_a_lost_manifest_is_rebuilt_from_files_and_venue(okx: OkxServer, tmp_pat
     assert (after.content, after.new_rows, after.replaced) == (before.content, 0, ["_manifest.json"])
 
 
+def test_rows_without_a_manifest_are_named_and_adopted(
+    okx: OkxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = one(okx, tmp_path)
+    next(tmp_path.rglob("_manifest.json")).unlink()
+    assert call("check", "--store", str(tmp_path)) == 0
+    note = "note: okx/trade/BTC-USDT-SWAP/1min: rows without a manifest, which nothing reads"
+    assert note in " ".join(capsys.readouterr().out.split())
+    after = one(okx, tmp_path)
+    assert (after.content, after.new_rows) == (before.content, 0)
+
+
 def test_an_old_copy_of_a_file_is_noticed(okx: OkxServer, tmp_path: Path) -> None:
     one(okx, tmp_path, hi=START + 3_000 * MINUTE)
     (path,) = tmp_path.rglob("*.parquet")
