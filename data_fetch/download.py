@@ -14,7 +14,8 @@ from data_fetch.manifest import SeriesKey
 from data_fetch.outcome import Outcome, Progress
 from data_fetch.series import DataError, utc
 from data_fetch.venues import KINDS, parse_symbol, venue_named
-from data_fetch.walk import SeriesFetch
+from data_fetch.walk_candles import CandleFetch
+from data_fetch.walk_funding import FundingFetch
 
 __all__ = ["Outcome", "Progress", "Refused", "fetch", "series_of"]
 
@@ -91,7 +92,8 @@ async def fetch(
         async with Client(venue, settings, members[0].kind) as client:
             for key in members:
                 try:
-                    found.append(await SeriesFetch(store, key, start_ms, end_ms, client, watch).run())
+                    walk = FundingFetch if key.kind == "funding" else CandleFetch
+                    found.append(await walk(store, key, start_ms, end_ms, client, watch).run())
                 except DataError as error:  # one series that the venue does not have must not cost the others
                     refused.append(error)
         return found

@@ -18,10 +18,10 @@ def test_turns_follow_each_other_across_instances(tmp_path: Path) -> None:
     assert other.turn(0.5) == pytest.approx(0, abs=0.1)
 
 
-@pytest.mark.parametrize("text", ["", "soon", "nan", repr(time.time() + 10 * STRAY_S)])
+@pytest.mark.parametrize("text", ["", "soon", "nan", "far ahead"])
 def test_a_timetable_that_is_none_holds_nobody_up(text: str, tmp_path: Path) -> None:
     pace = Pace("okx-trade", tmp_path)
-    pace.path.write_text(text)
+    pace.path.write_text(repr(time.time() + 10 * STRAY_S) if text == "far ahead" else text)
     assert pace.turn(0.5) == pytest.approx(0, abs=0.1)
     assert pace.turn(0.5) == pytest.approx(0.5, abs=0.2)
 
