@@ -22,6 +22,9 @@ from data_fetch.walk import SeriesFetch, nothing
 GIVE_UP_AFTER = 3
 """Windows in a row that the venue did not answer: then it is down, and the rest is left for the next run."""
 
+LONGEST_PAUSE_S = 0.25
+"""Between two writes: two or three pages at the venue's pace."""
+
 
 class CandleFetch(SeriesFetch):
     """Fetches what is missing of a series of candles."""
@@ -172,7 +175,7 @@ class CandleFetch(SeriesFetch):
         return {"instId": self.writer.manifest.market_id, "bar": self.venue.timeframes[self.key.step_ms]}
 
     async def _commit_often(self) -> None:
-        """Stores what came, at most a third of the time: a whole month is written each time."""
+        """Stores what came: a whole month each time, so with pauses. What comes in a pause is what a kill costs."""
         while True:
             if self._queue:
                 began = time.monotonic()
@@ -181,6 +184,6 @@ class CandleFetch(SeriesFetch):
                 except DataError as error:  # a full disk: there is no point in asking on
                     self._broken = error
                     return
-                await asyncio.sleep(2 * (time.monotonic() - began))
+                await asyncio.sleep(min(LONGEST_PAUSE_S, 2 * (time.monotonic() - began)))
             else:
                 await asyncio.sleep(0.002)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import cache
@@ -256,6 +258,22 @@ def test_two_processes_share_the_pace(okx: OkxServer, tmp_path: Path) -> None:
     for process in processes:
         assert process.communicate(timeout=120)[1] == b""
         assert process.returncode == 0
+
+
+def test_a_slow_disk_does_not_let_pages_pile_up(
+    okx: OkxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not written yet is what a kill costs."""
+    real = os.fsync
+
+    def slow(file: int) -> None:
+        time.sleep(0.15)
+        real(file)
+
+    monkeypatch.setattr("os.fsync", slow)
+    seen = [0]
+    one(okx, tmp_path, hi=START + 4_200 * MINUTE, rate_ms=100, watch=lambda progress: seen.append(progress.rows))
+    assert max(b - a for a, b in pairwise(seen)) <= 5 * 300
 
 
 def test_a_full_disk_stops_the_run(okx: OkxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
