@@ -71,21 +71,9 @@ def fetch(
     json_
         Print what came as JSON.
     """
-    from data_fetch.client import Settings
-    from data_fetch.download import series_of
-    from data_fetch.local import LocalStore, parse_step
-    from data_fetch.venues import venue_named
-
-    venue_named(exchange)
-    settings = Settings(api_url=api_url)
-    spans = _spans(window, since, until, settings.now_ms)
-    local = LocalStore(_folder(store), exchange)
-    keys = series_of(local, _list(symbol) or DEFAULT_SYMBOLS, _list(kind), parse_step(timeframe, exchange))
-    outcomes: list[Outcome] = []
     try:
-        with _stopped_by_signals(), _bars() as watch:
-            for lo, hi in spans:
-                outcomes += _run(local, keys, lo, hi, settings, watch)
+        with _stopped_by_signals():
+            outcomes, refusal = _fetched(exchange, symbol, kind, timeframe, (window, since, until), api_url, store)
     except KeyboardInterrupt:
         print("bt-margin: stopped; all that came is stored, the same command goes on from there", file=sys.stderr)
         raise SystemExit(1) from None
@@ -94,6 +82,8 @@ def fetch(
     else:
         for outcome in outcomes:
             print(_line(outcome))
+    if refusal is not None:
+        raise refusal
     failed = [o for o in outcomes if not o.complete]
     if failed:
         reason = next((o.failures[0] for o in failed if o.failures), "the venue has no rows there")
@@ -122,6 +112,8 @@ def data(*, store: Path = STORE, exchange: str = "okx", symbol: Many = (), json_
     local = LocalStore(_existing(store), exchange)
     wanted = _list(symbol)
     rows: list[dict[str, Any]] = []
+    for _, error in local.damaged():
+        print(f"bt-margin: {error}", file=sys.stderr)
     for key in local.stored():
         if wanted and key.symbol not in wanted:
             continue
@@ -217,12 +209,16 @@ def snapshot(
     """
     import asyncio
 
-    from data_fetch.client import Settings
+    from data_fetch.client import Settings, Unreachable
     from data_fetch.snapshot import take
     from data_fetch.venues import venue_named
 
     venue = venue_named(exchange)
-    written = asyncio.run(take(venue, _list(symbol) or DEFAULT_SYMBOLS, _folder(out), Settings(api_url=api_url)))
+    try:
+        written = asyncio.run(take(venue, _symbols(symbol), _folder(out, "out"), Settings(api_url=api_url)))
+    except Unreachable as error:  # nothing wrong with the question
+        print(f"bt-margin: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     for path in written:
         print(path)
 
@@ -237,14 +233,22 @@ def found(store: Path | None) -> str:
 # -- shared pieces ------------------------------------------------------------------------------------------------
 
 
-def _list(texts: Sequence[str]) -> tuple[str, ...]:
+def _list(texts: Sequence[str], what: str = "symbol") -> tuple[str, ...]:
     """`--kind trade,mark` and `--kind trade --kind mark` are the same."""
-    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    parts = tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    if texts and not parts:
+        raise InputError(f"{what}: expected one or more, found {', '.join(map(repr, texts))}; leave the option out or "
+                         "name one")
+    return parts
 
 
-def _folder(path: Path) -> Path:
+def _symbols(texts: Sequence[str]) -> tuple[str, ...]:
+    return _list(texts) or DEFAULT_SYMBOLS
+
+
+def _folder(path: Path, what: str = "store") -> Path:
     if path.exists() and not path.is_dir():
-        raise InputError(f"store: expected a folder, found the file {path}; choose another")
+        raise InputError(f"{what}: expected a folder, found the file {path}; choose another")
     return path
 
 
@@ -275,12 +279,34 @@ def _spans(
     return [(lo, hi)]
 
 
-def _run(*arguments: Any) -> list[Outcome]:
+def _fetched(
+    exchange: str, symbols: Sequence[str], kinds: Sequence[str], timeframe: str,
+    times: tuple[Sequence[str], str | None, str | None], api_url: str | None, store: Path,
+) -> tuple[list[Outcome], ValueError | None]:
+    """What came, and the first refusal of a series."""
     import asyncio
 
+    from data_fetch.client import Settings
+    from data_fetch.download import Refused, series_of
     from data_fetch.download import fetch as download
+    from data_fetch.local import LocalStore, parse_step
+    from data_fetch.venues import venue_named
 
-    return asyncio.run(download(*arguments))
+    venue_named(exchange)
+    settings = Settings(api_url=api_url)
+    spans = _spans(*times, settings.now_ms)
+    local = LocalStore(_folder(store), exchange)
+    keys = series_of(local, _symbols(symbols), _list(kinds, "kind"), parse_step(timeframe, exchange))
+    outcomes: list[Outcome] = []
+    refusal: ValueError | None = None
+    with _bars() as watch:
+        for lo, hi in spans:
+            try:
+                outcomes += asyncio.run(download(local, keys, lo, hi, settings, watch))
+            except Refused as error:
+                outcomes += error.outcomes
+                refusal = refusal or error
+    return outcomes, refusal
 
 
 @contextmanager
@@ -316,17 +342,18 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[text]}"))
-    tasks: dict[Any, Any] = {}
+    tasks: dict[int, tuple[Any, Progress]] = {}  # by run: one series may have several windows
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
 
         def watch(progress: Progress) -> None:
-            if progress.key not in tasks:
-                tasks[progress.key] = bars.add_task(str(progress.key), total=None, text="")
-            task = bars.tasks[bars.task_ids.index(tasks[progress.key])]
+            if id(progress) not in tasks:
+                tasks[id(progress)] = bars.add_task(str(progress.key), total=None, text=""), progress
+            number = tasks[id(progress)][0]
+            task = bars.tasks[bars.task_ids.index(number)]
             rate = progress.rows / task.elapsed if task.elapsed else 0.0
             text = progress.note or f"{progress.rows:,} rows, {rate:,.0f}/s" + (
                 f", {progress.retries} retries" if progress.retries else "")
-            bars.update(tasks[progress.key], total=progress.total or None, completed=progress.done, text=text)
+            bars.update(number, total=progress.total or None, completed=progress.done, text=text)
 
         yield watch
 
@@ -334,17 +361,19 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
 def _lines(every_s: float = 10.0) -> Callable[[Progress], None]:
     import time
 
-    began = time.monotonic()
-    last = {None: began}
+    last = time.monotonic()
+    began: dict[int, tuple[float, Progress]] = {}  # by run: series of a kind come one after the other
 
     def watch(progress: Progress) -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - last[None] < every_s:
+        since = began.setdefault(id(progress), (now, progress))[0]
+        if now - last < every_s:
             return
-        last[None] = now
+        last = now
         share = progress.done / progress.total if progress.total else 0.0
-        rate = progress.rows / (now - began)
-        left = f", {(now - began) * (1 - share) / share:,.0f} s left" if 0 < share < 1 else ""
+        rate = progress.rows / max(now - since, 1e-3)
+        left = f", {(now - since) * (1 - share) / share:,.0f} s left" if 0 < share < 1 else ""
         text = progress.note or f"{share:.0%}, {progress.rows:,} rows, {rate:,.0f}/s{left}"
         print(f"{progress.key}: {text}", file=sys.stderr, flush=True)
 
@@ -352,7 +381,10 @@ def _lines(every_s: float = 10.0) -> Callable[[Progress], None]:
 
 
 def _line(outcome: Outcome) -> str:
-    parts = [f"{outcome.key}: {outcome.rows:,} rows ({outcome.new_rows:,} new) from {outcome.requests} requests"]
+    from data_fetch.series import utc
+
+    parts = [f"{outcome.key}, {utc(outcome.lo)} to {utc(outcome.hi)}: {outcome.rows:,} rows ({outcome.new_rows:,} new) "
+             f"from {outcome.requests} requests"]
     if outcome.retries:
         parts.append("tried again: " + ", ".join(f"{n} x {what}" for what, n in sorted(outcome.retries.items())))
     if outcome.repaired:

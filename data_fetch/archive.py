@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,27 +20,27 @@ from data_fetch.client import BadPage, Client
 from data_fetch.files import Columns
 from data_fetch.pages import add_event, events
 from data_fetch.series import DataError
-from data_fetch.spans import Span
+from data_fetch.spans import Span, within
 from data_fetch.venues import Archive
 
 
 async def archived_funding(
     client: Client, archive: Archive, family: str, market_id: str, lo: int, hi: int
-) -> tuple[Columns, list[Span]]:
-    """(settlements in [lo, hi), the spans that files were found for). Raises DataError for a file of a foreign host."""
-    found: dict[int, tuple[float, int]] = {}
-    covered: list[Span] = []
+) -> AsyncIterator[tuple[Span, Columns]]:
+    """(the span that a file was found for, its settlements in [lo, hi)), file by file.
+
+    Raises DataError for a file of a foreign host.
+    """
     for first, last in _queries(archive, lo, hi):
         listing = await client.get(archive.path, archive.params(family, first, last))
         for url, month in _files(listing):
-            _check_host(url, archive, client.settings.api_url)
-            rows = await client.download(url, lambda data: _rows(data, archive, market_id))
-            span = _month(month + archive.offset_ms, archive.offset_ms)
-            covered.append(span)
-            for served, rate in rows:
-                if lo <= served < hi:
-                    add_event(found, served, rate, Counter())
-    return events(found), covered
+            rows = await client.download(
+                url,
+                lambda data: _rows(data, archive, market_id, lo, hi),
+                lambda at: _check_host(at, archive, client.settings.api_url),
+            )
+            for span in within([_month(month + archive.offset_ms, archive.offset_ms)], lo, hi):
+                yield span, rows
 
 
 def _queries(archive: Archive, lo: int, hi: int) -> Iterator[Span]:
@@ -73,23 +74,29 @@ def _files(listing: Any) -> Iterator[tuple[str, int]]:
 
 
 def _check_host(url: str, archive: Archive, api_url: str | None) -> None:
-    host = urlsplit(url).hostname or ""
-    own = urlsplit(api_url or "").hostname
-    if host != own and not any(host == h or host.endswith(f".{h}") for h in archive.hosts):
+    at, own = urlsplit(url), urlsplit(api_url or "").hostname
+    theirs = at.scheme == "https" and f".{at.hostname}".endswith(tuple(f".{host}" for host in archive.hosts))
+    if not theirs and (own is None or at.scheme not in ("http", "https") or at.hostname != own):
         raise DataError(f"archive: expected a file at {', '.join(archive.hosts)}, found {url!r}; it is not read")
 
 
-def _rows(data: bytes, archive: Archive, market_id: str) -> list[tuple[int, float]]:
+def _rows(data: bytes, archive: Archive, market_id: str, lo: int, hi: int) -> Columns:
+    found: dict[int, tuple[float, int]] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as files:
             if files.testzip() is not None:
                 raise BadPage("damaged archive file")
             (name,) = (n for n in files.namelist() if n.lower().endswith(".csv"))
             text = files.read(name).decode("utf-8-sig")
-        return [
-            (int(float(row[archive.time])), float(row[archive.rate]))
-            for row in csv.DictReader(io.StringIO(text))
-            if row[archive.name] == market_id
-        ]
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, UnicodeDecodeError, EOFError) as error:
+        for row in csv.DictReader(io.StringIO(text)):
+            served, rate = int(float(row[archive.time])), float(row[archive.rate])
+            if row[archive.name] == market_id and lo <= served < hi:
+                add_event(found, served, rate, Counter())
+    except _DAMAGE as error:
         raise BadPage(f"damaged archive file: {type(error).__name__}: {error}") from error
+    return events(found)
+
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, csv.Error, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError,
+           OSError, EOFError)
+"""What zipfile and csv raise for bytes that are no such file."""

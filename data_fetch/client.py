@@ -11,13 +11,19 @@ import importlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
+from data_fetch.pace import Pace
 from data_fetch.series import DataError
 from data_fetch.venues import Venue
+
+HEADROOM = 1.05
+"""Requests are spaced so much wider than the venue's limit: they do not arrive as evenly as they are sent."""
 
 
 class Unreachable(DataError):
@@ -38,6 +44,7 @@ class Settings:
     timeout_s: float = 20.0
     backoff_s: float = 0.5
     longest_wait_s: float = 30.0
+    longest_retry_after_s: float = 300.0
     rate_ms: float | None = None
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
@@ -67,20 +74,39 @@ def _named(path: str) -> str:
     return "publicGet" + "".join(part.capitalize() for part in path.replace("/", "-").split("-"))
 
 
-def _strict_class(venue: Venue) -> Any:
-    """ccxt's asynchronous client of the venue with its silent failures made loud."""
+def retry_after(headers: Any, now: float) -> float:
+    """Seconds that an answer's Retry-After asks to wait; 0 when it does not."""
+    given = next((str(v).strip() for k, v in dict(headers or {}).items() if str(k).lower() == "retry-after"), "")
+    if given.isdigit():
+        return float(given)
+    try:
+        at = parsedate_to_datetime(given)
+        return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now)
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _strict_class(venue: Venue, before: Callable[[float], Awaitable[None]]) -> Any:
+    """ccxt's asynchronous client of the venue with its silent failures made loud.
+
+    `before` is awaited before each request with the seconds that belong to it.
+    """
     ccxt: Any = importlib.import_module("ccxt.async_support")
     aiohttp: Any = importlib.import_module("aiohttp")
     base: Any = getattr(ccxt, venue.id)
 
     class Strict(base):  # type: ignore[misc]
+        async def throttle(self, cost: Any = None) -> None:
+            await super().throttle(cost)
+            await before(float(1 if cost is None else cost) * float(self.rateLimit) / 1000)
+
         def handle_errors(self, code: Any, reason: Any, url: Any, method: Any, headers: Any, body: Any,
                           response: Any, *rest: Any) -> Any:
             what = f"{self.id} {urlsplit(url).path}: {code} {str(body)[:80]!r}"
-            if code == 429:
-                raise ccxt.RateLimitExceeded(what)
-            if code >= 500:
-                raise ccxt.ExchangeNotAvailable(what)
+            if code == 429 or code >= 500:
+                error = (ccxt.RateLimitExceeded if code == 429 else ccxt.ExchangeNotAvailable)(what)
+                error.retry_after = retry_after(headers, datetime.now(UTC).timestamp())
+                raise error
             if code == 200 and not (
                 isinstance(response, dict) and "code" in response
                 and (response["code"] != "0" or isinstance(response.get("data"), list))
@@ -100,12 +126,13 @@ def _strict_class(venue: Venue) -> Any:
 
 
 class Client:
-    """One connection to one family of endpoints of a venue: ccxt's throttle, our retries.
+    """One connection to one `family` of endpoints of a venue: ccxt's throttle, a timetable shared with other
+    processes, our retries.
 
     Use as an async context manager; `get` may be called by many tasks at once.
     """
 
-    def __init__(self, venue: Venue, settings: Settings) -> None:
+    def __init__(self, venue: Venue, settings: Settings, family: str = "rules") -> None:
         self.venue, self.settings, self.tally = venue, settings, Tally()
         self._ccxt: Any = importlib.import_module("ccxt")
         options: dict[str, Any] = {"enableRateLimit": True, "timeout": settings.timeout_s * 1000}
@@ -113,8 +140,9 @@ class Client:
             options["rateLimit"] = settings.rate_ms
         if settings.api_url is not None:
             options["urls"] = {"api": dict(venue.api_url(settings.api_url.rstrip("/")))}
-        self._exchange = _strict_class(venue)(options)
+        self._exchange = _strict_class(venue, self._before)(options)
         self._quiet_until = 0.0
+        self._pace = Pace(f"{venue.id}-{urlsplit(settings.api_url or '').netloc or 'venue'}-{family}")
 
     async def __aenter__(self) -> Client:
         return self
@@ -142,16 +170,25 @@ class Client:
 
         return await self.attempts(once, f"{self.venue.id} {path} {dict(params)}", tries)
 
-    async def download(self, url: str, read: Callable[[bytes], Any]) -> Any:
-        """A file, passed through `read`, which may raise BadPage for a damaged one."""
+    async def download(self, url: str, read: Callable[[bytes], Any], check: Callable[[str], None]) -> Any:
+        """A file, passed through `read`, which may raise BadPage for a damaged one.
+
+        `check` sees every address before it is asked, those that others lead to included, and may raise DataError.
+        """
         aiohttp: Any = importlib.import_module("aiohttp")
 
         async def once(attempt: int) -> Any:
-            timeout = aiohttp.ClientTimeout(total=max(60.0, self.settings.timeout_s))
-            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
-                if response.status != 200:
-                    raise BadPage(f"status {response.status}")
-                return read(await response.read())
+            timeout, at = aiohttp.ClientTimeout(total=max(60.0, self.settings.timeout_s)), url
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                for _ in range(5):
+                    check(at)
+                    async with session.get(at, allow_redirects=False) as response:
+                        if response.status == 200:
+                            return read(await response.read())
+                        if response.status not in (301, 302, 303, 307, 308):
+                            raise BadPage(f"status {response.status}")
+                        at = urljoin(at, response.headers.get("Location", ""))
+            raise BadPage("an address that leads on and on")
 
         return await self.attempts(once, url)
 
@@ -160,7 +197,6 @@ class Client:
         ccxt, aiohttp = self._ccxt, importlib.import_module("aiohttp")
         last = ""
         for attempt in range(tries):
-            await self._pause()
             self.tally.requests += 1
             try:
                 return await once(attempt)
@@ -173,8 +209,13 @@ class Client:
             except (ccxt.OperationFailed, aiohttp.ClientError, TimeoutError) as error:
                 reason, last = type(error).__name__, " ".join(str(error).split()) or type(error).__name__
                 self.tally.again[reason] += 1
-                if isinstance(error, ccxt.RateLimitExceeded):  # all tasks are over the limit, not only this one
-                    self._quiet_until = max(self._quiet_until, time.monotonic() + self._wait(attempt))
+                asked = float(getattr(error, "retry_after", 0.0))
+                if asked > self.settings.longest_retry_after_s:
+                    raise Unreachable(f"{what}: the venue asks for a pause of {asked:,.0f} s; run it again after it"
+                                      ) from None
+                if asked or isinstance(error, ccxt.RateLimitExceeded):  # that is meant for all tasks, not only for this
+                    rest = max(asked, self._wait(attempt))
+                    self._quiet_until = max(self._quiet_until, time.monotonic() + rest)
                     continue
             except ccxt.BaseError as error:
                 raise DataError(f"{what}: expected data, found {type(error).__name__}: {str(error)[:160]}") from None
@@ -192,6 +233,9 @@ class Client:
         longest: float = min(self.settings.longest_wait_s, self.settings.backoff_s * 2**attempt)
         return longest * random.uniform(0.5, 1.0)
 
-    async def _pause(self) -> None:
+    async def _before(self, spacing_s: float) -> None:
+        """Sends no request before the venue wants one, nor before its turn among all processes of this machine."""
         while (rest := self._quiet_until - time.monotonic()) > 0:
             await asyncio.sleep(rest * random.uniform(1.0, 1.2))
+        if (rest := self._pace.turn(HEADROOM * spacing_s)) > 0:
+            await asyncio.sleep(rest)

@@ -14,9 +14,18 @@ from data_fetch.manifest import SeriesKey
 from data_fetch.outcome import Outcome, Progress
 from data_fetch.series import DataError, utc
 from data_fetch.venues import KINDS, parse_symbol, venue_named
-from data_fetch.walk import SeriesFetch
+from data_fetch.walk_candles import CandleFetch
+from data_fetch.walk_funding import FundingFetch
 
-__all__ = ["Outcome", "Progress", "fetch", "series_of"]
+__all__ = ["Outcome", "Progress", "Refused", "fetch", "series_of"]
+
+
+class Refused(DataError):
+    """A series was refused, by the venue or by the disk; `outcomes` are what came of the others."""
+
+    def __init__(self, text: str, outcomes: Sequence[Outcome]) -> None:
+        super().__init__(text)
+        self.outcomes = outcomes
 
 
 def series_of(
@@ -63,8 +72,8 @@ async def fetch(
 ) -> list[Outcome]:
     """Downloads what is not stored yet of [start_ms, end_ms). Kinds run side by side, series of a kind in turn.
 
-    Cancel it at any moment: what came is stored. Raises DataError for a question that makes no sense or that the
-    venue refuses, once all else is done; what the venue did not answer is in the outcomes.
+    Cancel it at any moment: what came is stored. Raises DataError for a question that makes no sense, and Refused for
+    one that the venue refuses, once all else is done; what the venue did not answer is in the outcomes.
     """
     settings = settings or Settings()
     if start_ms >= end_ms:
@@ -80,10 +89,11 @@ async def fetch(
 
     async def family(members: list[SeriesKey]) -> list[Outcome]:
         found = []
-        async with Client(venue, settings) as client:
+        async with Client(venue, settings, members[0].kind) as client:
             for key in members:
                 try:
-                    found.append(await SeriesFetch(store, key, start_ms, end_ms, client, watch).run())
+                    walk = FundingFetch if key.kind == "funding" else CandleFetch
+                    found.append(await walk(store, key, start_ms, end_ms, client, watch).run())
                 except DataError as error:  # one series that the venue does not have must not cost the others
                     refused.append(error)
         return found
@@ -95,6 +105,7 @@ async def fetch(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    outcomes = sorted((outcome for outcomes in found for outcome in outcomes), key=lambda o: o.key)
     if refused:
-        raise refused[0]
-    return sorted((outcome for outcomes in found for outcome in outcomes), key=lambda o: o.key)
+        raise Refused(str(refused[0]), outcomes)
+    return outcomes

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,10 +132,10 @@ class Stored:
         return self.content == entry.content or len(self.rows["ts"]) > entry.rows
 
 
-def load_file(path: Path, columns: Sequence[str]) -> Stored:
+def load_file(path: Path, columns: Sequence[str], key: SeriesKey | None = None) -> Stored:
     """Reads a file and checks it against its own hash.
 
-    Raises FileNotFoundError, or DataError when it is damaged or not a file of ours.
+    Raises FileNotFoundError, or DataError when it is damaged, not a file of ours, or one of another series than `key`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -142,7 +143,7 @@ def load_file(path: Path, columns: Sequence[str]) -> Stored:
     try:
         data = path.read_bytes()
         table = pq.read_table(pa.BufferReader(data))
-        meta = table.schema.metadata or {}
+        meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         rows = {c: np.ascontiguousarray(table.column(c).to_numpy().astype(dtype(c), copy=False)) for c in columns}
     except FileNotFoundError:
         raise
@@ -150,8 +151,10 @@ def load_file(path: Path, columns: Sequence[str]) -> Stored:
         text = " ".join(str(error).split())
         raise DataError(f"{path.name}: expected a Parquet file of {', '.join(columns)}, found {text[:120]}") from None
     content = content_hash(rows)
-    if meta.get(b"content", b"").decode() != content or not len(rows["ts"]):
+    if meta.get("content") != content or not len(rows["ts"]):
         raise DataError(f"{path.name}: expected rows that fit the hash in the file, found others")
+    if key is not None and any(meta.get(name) != value for name, value in _about(key).items()):
+        raise DataError(f"{path.name}: expected rows of {key}, found those of {meta.get('symbol')} {meta.get('kind')}")
     return Stored(rows, content, len(data))
 
 
@@ -161,8 +164,7 @@ def write_file(path: Path, rows: Columns, key: SeriesKey) -> FileEntry:
     import pyarrow.parquet as pq
 
     content = content_hash(rows)
-    meta = {"exchange": key.exchange, "symbol": key.symbol, "kind": key.kind, "step_ms": str(key.step_ms)}
-    table = pa.table(rows).replace_schema_metadata({**meta, "content": content})
+    table = pa.table(rows).replace_schema_metadata({**_about(key), "content": content})
     sink = io.BytesIO()
     pq.write_table(
         table, sink, compression="zstd", use_dictionary=False, write_statistics=["ts"],
@@ -171,6 +173,10 @@ def write_file(path: Path, rows: Columns, key: SeriesKey) -> FileEntry:
     data = sink.getvalue()
     replace_file(path, data)
     return Stored(rows, content, len(data)).entry
+
+
+def _about(key: SeriesKey) -> dict[str, str]:
+    return {"exchange": key.exchange, "symbol": key.symbol, "kind": key.kind, "step_ms": str(key.step_ms)}
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -197,7 +203,8 @@ def replace_file(path: Path, data: bytes) -> None:
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the name itself must survive a power cut
+            with suppress(OSError):  # some network disks cannot; the file is in its place all the same
+                os.fsync(folder)  # the name itself must survive a power cut
         finally:
             os.close(folder)
 

@@ -81,6 +81,7 @@ class LocalStore:
         if kind not in ("trade", "mark", "index", "funding"):
             raise DataError(f"kind: expected one of trade, mark, index, funding, found {kind!r}")
         parsed = parse_symbol(symbol)
+        venue_named(self.exchange).market_id(parsed, cast("FetchKind", kind))  # raises for what the venue has not
         return SeriesKey(
             self.exchange, parsed.pair if kind == "index" else symbol, kind, 0 if kind == "funding" else timeframe_ms
         )
@@ -93,8 +94,22 @@ class LocalStore:
         return self.root / venue.id / key.kind / segment(market_id) / bars
 
     def stored(self) -> list[SeriesKey]:
-        """Every series of this exchange, sorted."""
-        return sorted(self.manifest(path=path).key for path in self.root.glob(f"{self.exchange}/*/*/*/{MANIFEST}"))
+        """Every series of this exchange that has a whole manifest, sorted; `damaged` names the others."""
+        found = []
+        for path in self.root.glob(f"{self.exchange}/*/*/*/{MANIFEST}"):
+            with suppress(DataError):
+                found.append(self.manifest(path=path).key)
+        return sorted(found)
+
+    def damaged(self) -> list[tuple[Path, DataError]]:
+        """Every manifest that cannot be read, and why."""
+        found = []
+        for path in sorted(self.root.glob(f"{self.exchange}/*/*/*/{MANIFEST}")):
+            try:
+                self.manifest(path=path)
+            except DataError as error:
+                found.append((path, error))
+        return found
 
     def manifest(self, key: SeriesKey | None = None, *, path: Path | None = None) -> Manifest:
         """What is known of a series; an empty manifest when nothing is stored."""
@@ -102,15 +117,18 @@ class LocalStore:
             assert key is not None
             path = self.folder(key) / MANIFEST
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes()
         except FileNotFoundError:
             if key is None:
                 raise DataError(f"store: {path} is gone; list again") from None
             market_id = venue_named(key.exchange).market_id(parse_symbol(key.symbol), cast("FetchKind", key.kind))
             return Manifest(key, market_id)
+        except OSError as error:
+            raise DataError(f"{path}: expected a manifest that can be read, found {error}") from None
         found = Manifest.load(text, str(path))
-        if key is not None and found.key != key:
-            raise DataError(f"{path}: expected the manifest of {key}, found that of {found.key}; move it away")
+        if self.folder(found.key) != path.parent:
+            raise DataError(f"{path}: expected the manifest of the series of its folder, found that of {found.key}; "
+                            "move it away")
         return found
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -142,7 +160,7 @@ class LocalStore:
             time.sleep(0.01 * attempt)
             entry = self.manifest(key).files.get(name)
             try:
-                stored = load_file(path, columns_of(key.kind))
+                stored = load_file(path, columns_of(key.kind), key)
             except FileNotFoundError:
                 found = "no file"
                 continue
@@ -265,7 +283,7 @@ class Writer:
                 with suppress(ValueError):
                     partition_span(path.name)
                     try:
-                        self.manifest.files[path.name] = load_file(path, self.columns).entry
+                        self.manifest.files[path.name] = load_file(path, self.columns, self.key).entry
                     except DataError:
                         self._drop(path.name)
 
@@ -274,7 +292,7 @@ class Writer:
         bad = []
         for name in sorted({n for lo, hi in spans for n in partitions(lo, hi, self.manifest.files)}):
             try:
-                stored = load_file(self.folder / name, self.columns)
+                stored = load_file(self.folder / name, self.columns, self.key)
                 good = stored.fits(self.manifest.files[name])
             except (DataError, FileNotFoundError):
                 good = False
@@ -329,7 +347,7 @@ class Writer:
                 self._rows.clear()  # months are asked in order; a few at a time are enough
             path = self.folder / name
             if name in self.manifest.files:
-                self._rows[name] = load_file(path, self.columns).rows
+                self._rows[name] = load_file(path, self.columns, self.key).rows
             else:
                 self._rows[name] = {c: np.empty(0, dtype(c)) for c in self.columns}
         return self._rows[name]
@@ -340,8 +358,12 @@ class Writer:
         self.manifest.forget(*partition_span(name))
 
     def _set_aside(self, name: str) -> None:
-        with suppress(FileNotFoundError):
+        try:
             os.replace(self.folder / name, self.folder / f"_{name}.damaged")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise DataError(f"store: the damaged {self.folder / name} cannot be moved: {error}; move it away") from None
 
 
 def parse_step(text: str, exchange: str = "okx") -> int:

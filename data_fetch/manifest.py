@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from data_fetch.series import DataError, timeframe
 from data_fetch.spans import Span, holes, minus, union, within
+from data_fetch.venues import KINDS, parse_symbol, venue_named
 
 GapClass = Literal["not asked", "suspect", "venue gap", "before listing", "after expiry", "beyond horizon"]
 CONFIRM_MS = 3_600_000
@@ -137,29 +140,45 @@ class Manifest:
         return sum(entry.rows for entry in self.files.values())
 
     def dump(self) -> str:
-        data = asdict(self)
-        data["runs"] = self.runs[-KEEP_RUNS:]
-        return json.dumps({"schema": SCHEMA, **data}, indent=1, sort_keys=True)
+        data = {"schema": SCHEMA, **asdict(self), "runs": self.runs[-KEEP_RUNS:]}
+        return json.dumps({**data, "sha256": _seal(data)}, indent=1, sort_keys=True)
 
     @classmethod
-    def load(cls, text: str, where: str) -> Manifest:
-        """Reads `dump` back. Raises DataError when the text is not a manifest."""
+    def load(cls, text: str | bytes, where: str) -> Manifest:
+        """Reads `dump` back. Raises DataError when the text is not a whole manifest, so that none is half believed."""
+        import msgspec
+
         try:
             data = json.loads(text)
-            if data.pop("schema") != SCHEMA:
+            if data.get("schema") != SCHEMA:
                 raise DataError(f"{where}: expected a manifest of schema {SCHEMA}; it was written by another version")
-            return cls(
-                key=SeriesKey(**data.pop("key")),
-                asked=union((int(a), int(b)) for a, b in data.pop("asked")),
-                doubts=[Doubt(**d) for d in data.pop("doubts")],
-                files={name: FileEntry(**entry) for name, entry in data.pop("files").items()},
-                **data,
-            )
+            seal = data.pop("sha256", None)  # manifests of the first days have none
+            if seal not in (None, _seal(data)):
+                raise ValueError("figures that do not fit its own hash")
+            found = msgspec.convert(data, cls)
+            if found.market_id != _market_id(found.key) or not all(map(_FILE.fullmatch, found.files)):
+                raise ValueError(f"the id {found.market_id} and the files {', '.join(found.files)[:80]}")
+            found.asked = union(found.asked)
+            return found
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, DataError):
+            if isinstance(error, DataError) and str(error).startswith(where):
                 raise
             raise DataError(f"{where}: expected a manifest, found {type(error).__name__}: {error}; "
                             "fetch the series again and it is rebuilt") from None
+
+
+_FILE = re.compile(r"[12]\d{3}(-(0[1-9]|1[0-2]))?\.parquet")
+
+
+def _seal(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _market_id(key: SeriesKey) -> str:
+    """The venue's name of a series. Raises DataError for a key of no series."""
+    if key.kind not in KINDS or key.step_ms < 0 or (key.step_ms == 0) != (key.kind == "funding"):
+        raise DataError(f"expected a series, found {key.kind} of {key.step_ms} ms")
+    return venue_named(key.exchange).market_id(parse_symbol(key.symbol), key.kind)
 
 
 def _joined(doubts: list[Doubt]) -> list[Doubt]:

@@ -40,8 +40,11 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        """Whether the venue answered for all of the span, the bar that is still open apart."""
+        """Whether the venue answered for all of the span, the bar that is still open apart; candles of nothing at all
+        are no answer, even where it is known why (before the listing, say)."""
         end = self.hi if self.forming_ms is None else self.forming_ms
+        if self.key.step_ms and not self.rows and self.lo < end:
+            return False
         return not self.failures and not any(
             gap.why in ("not asked", "beyond horizon") and gap.lo < end for gap in self.gaps
         )

@@ -49,6 +49,10 @@ def check(store: LocalStore) -> list[Finding]:
             found.append(Finding(str(path.parent.relative_to(store.root)), "error", str(error)))
             continue
         found += check_series(store, manifest)
+    for folder in sorted({path.parent for path in store.root.glob(f"{store.exchange}/*/*/*/*.parquet")}):
+        if not (folder / MANIFEST).exists():  # lost, or its writer was killed before the first one
+            found.append(Finding(str(folder.relative_to(store.root)), "note",
+                                 "rows without a manifest, which nothing reads; the next fetch of them looks at them"))
     return sorted(found, key=lambda f: (f.level != "error", f.series, f.at_ms or 0))
 
 
@@ -64,7 +68,7 @@ def check_series(store: LocalStore, manifest: Manifest) -> list[Finding]:
             f" --timeframe {timeframe(key.step_ms)}" if key.step_ms else ""
         )
         try:
-            stored = load_file(folder / name, names)
+            stored = load_file(folder / name, names, key)
         except (DataError, FileNotFoundError) as error:
             text = str(error).partition("found ")[2] if isinstance(error, DataError) else "no file"
             found.append(Finding(str(key), "error", f"{name}: expected the rows stored, found {text}; {again}"))

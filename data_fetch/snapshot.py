@@ -9,6 +9,8 @@ The tables have the shape of this project's rule tables of the same names.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -57,13 +59,24 @@ async def take(venue: Venue, symbols: Sequence[str], out: Path, settings: Settin
     folder = out / f"{venue.id}-{moment:%Y-%m-%dT%H%M%SZ}"
     texts = {f"{name}.toml": _toml(name, rows, moment, source) for name, rows in tables.items() if rows}
     texts |= {f"raw/{name}.json": json.dumps(rows, indent=1) for name, rows in raw.items()}
+    _write(folder, texts)
+    return [folder / name for name in texts]
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    """All files or none: they are written beside and moved into place together; a moment that is there stays."""
+    half = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        (folder / "raw").mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            raise DataError(f"out: expected no snapshot of this second, found {folder}; take it again")
+        (half / "raw").mkdir(parents=True)
         for name, text in texts.items():
-            replace_file(folder / name, text.encode())
+            replace_file(half / name, text.encode())
+        half.rename(folder)
     except OSError as error:
         raise DataError(f"out: expected a folder that can be written, found {error}; choose another --out") from None
-    return [folder / name for name in texts]
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def _questions(symbols: Sequence[Symbol]) -> Iterator[tuple[str, str, dict[str, str]]]:

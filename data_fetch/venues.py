@@ -113,7 +113,12 @@ class Venue:
 
 
 def _okx_id(symbol: Symbol, kind: FetchKind) -> str:
+    """The id does not name the settlement coin, so a coin that OKX does not settle in must not pass for another."""
     pair = f"{symbol.base}-{symbol.quote}"
+    settle = symbol.base if symbol.quote == "USD" else symbol.quote
+    if symbol.settle not in ("", settle):
+        right = f"{symbol.pair}:{settle}{symbol.rest}"
+        raise DataError(f"symbol: expected {right}, as okx settles it, found {symbol.text!r}")
     if kind == "index" or symbol.kind == "spot":
         return pair
     return f"{pair}-SWAP" if symbol.kind == "swap" else pair + symbol.rest

@@ -50,6 +50,7 @@ class OkxServer:
         self.funding_since = 0  # REST has forgotten what is older
         self.page_cap: dict[str, int] = {}
         self.rate_limit: int | None = None  # requests per path in any two seconds
+        self.retry_after = ""  # a header of answers that say "not now"
         self.delay_s = 0.0
         self.requests: Counter[str] = Counter()
         self.log: list[tuple[float, str, dict[str, str]]] = []
@@ -182,6 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         if parts.path.startswith("/files/"):
             _, _, market, file = parts.path.split("/")
             name, query = "file", {}
+            self.okx.requests[name] += 1
             status, body = 200, self.okx.file(market, int(file.removesuffix(".zip")))
         else:
             query = dict(parse_qsl(parts.query))
@@ -198,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, kind: str = "application/json", promise: int = 0) -> None:
         self.send_response(status)
+        if status in (429, 503) and self.okx.retry_after:
+            self.send_header("Retry-After", self.okx.retry_after)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body) + promise))
         self.end_headers()
@@ -217,6 +221,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "cut body":
             self._send(200, body[: len(body) // 2], promise=len(body) - len(body) // 2)
             self.close_connection = True
+        elif fault == "moved":  # to a host of another name
+            self.send_response(302)
+            self.send_header("Location", self.okx.url.replace("127.0.0.1", "localhost") + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif fault == "flipped":
+            at = len(body) // 2
+            self._send(200, body[:at] + bytes([body[at] ^ 0x10]) + body[at + 1 :], "application/zip")
         elif fault in PLAIN:
             self._send(*PLAIN[fault])
         else:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +70,18 @@ def test_a_hole_is_the_venues_when_it_is_still_there_later(okx: OkxServer, tmp_p
     asked = okx.requests["history-candles"]
     assert one(okx, tmp_path, now_ms=lambda: NOW + 3 * 3_600_000).requests == 0
     assert okx.requests["history-candles"] == asked
+
+
+def test_progress_counts_what_is_asked_for_twice(okx: OkxServer, tmp_path: Path) -> None:
+    okx.candles["history-candles", "BTC-USDT-SWAP"] = outside(TRADES, *OUTAGE)
+    seen: list[tuple[int, int]] = []
+    one(okx, tmp_path, watch=lambda progress: seen.append((progress.done, progress.total)))
+    done = [d for d, _ in seen]
+    assert done == sorted(done)
+    assert all(d <= total for d, total in seen)
+    span = COUNT * MINUTE
+    assert seen[-1][0] == seen[-1][1]
+    assert span + OUTAGE[1] - OUTAGE[0] <= seen[-1][1] <= span + 4 * 300 * MINUTE  # the windows with the hole, again
 
 
 def test_a_hole_that_the_venue_fills_is_filled(okx: OkxServer, tmp_path: Path) -> None:
@@ -198,11 +217,63 @@ def test_a_second_run_asks_for_nothing_and_a_wider_one_for_the_rest(okx: OkxServ
     assert outcome.content == clean("trade", 1_500)
 
 
-def test_the_pace_is_the_venues(okx: OkxServer, tmp_path: Path) -> None:
-    okx.rate_limit = 20  # more in two seconds would be answered with 429
-    outcome = one(okx, tmp_path, hi=START + 8_400 * MINUTE, rate_ms=None)
+@pytest.mark.parametrize(("kind", "limit", "count"), [("trade", 20, 8_400), ("index", 10, 1_800)])
+def test_the_pace_is_the_venues(kind: str, limit: int, count: int, okx: OkxServer, tmp_path: Path) -> None:
+    okx.rate_limit = limit  # more in two seconds would be answered with 429
+    outcome = one(okx, tmp_path, kind, hi=START + count * MINUTE, rate_ms=None)
     assert outcome.retries == {}
     assert outcome.complete
+
+
+@pytest.mark.parametrize("fault", ["429", "503"])
+@pytest.mark.parametrize("as_date", [False, True])
+def test_a_pause_that_the_venue_asks_for_is_kept_by_all_tasks(
+    fault: str, as_date: bool, okx: OkxServer, tmp_path: Path
+) -> None:
+    okx.retry_after = format_datetime(datetime.now(UTC) + timedelta(seconds=3)) if as_date else "2"
+    okx.fault("history-candles", "", "", fault)
+    outcome = one(okx, tmp_path, hi=START + 3_000 * MINUTE, width=4)
+    assert outcome.content == clean("trade", 3_000)
+    times = [t for t, name, _ in okx.log if name == "history-candles"]
+    longest = max(b - a for a, b in pairwise(times))
+    assert 1.5 < longest < 5
+    okx.retry_after = "86400"
+    okx.fault("history-candles", fault)
+    long = one(okx, tmp_path, lo=START + 3_000 * MINUTE, hi=START + 3_300 * MINUTE)
+    assert "the venue asks for a pause of 86,400 s" in long.failures[0]
+
+
+def test_two_processes_share_the_pace(okx: OkxServer, tmp_path: Path) -> None:
+    """The venue counts by address: two fetches of different stores at once stay under its limit together."""
+    okx.rate_limit = 20
+    run = "import sys; from tests.fetch.conftest import *; from pathlib import Path\n" \
+          "class Server: url = sys.argv[1]\n" \
+          "o = one(Server, Path(sys.argv[2]), hi=START + 4_500 * MINUTE, rate_ms=None)\n" \
+          "sys.exit(f'{o.retries}' if o.retries or not o.complete else 0)"
+    repo = Path(__file__).resolve().parents[2]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", run, okx.url, str(tmp_path / name)], cwd=repo, stderr=subprocess.PIPE)
+        for name in "ab"
+    ]
+    for process in processes:
+        assert process.communicate(timeout=120)[1] == b""
+        assert process.returncode == 0
+
+
+def test_a_slow_disk_does_not_let_pages_pile_up(
+    okx: OkxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not written yet is what a kill costs."""
+    real = os.fsync
+
+    def slow(file: int) -> None:
+        time.sleep(0.15)
+        real(file)
+
+    monkeypatch.setattr("os.fsync", slow)
+    seen = [0]
+    one(okx, tmp_path, hi=START + 4_200 * MINUTE, rate_ms=100, watch=lambda progress: seen.append(progress.rows))
+    assert max(b - a for a, b in pairwise(seen)) <= 5 * 300
 
 
 def test_a_full_disk_stops_the_run(okx: OkxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

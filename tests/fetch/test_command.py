@@ -44,6 +44,11 @@ def start(okx: OkxServer, folder: Path, span: tuple[str, ...] = SPAN) -> subproc
     )
 
 
+def said(err: str) -> str:
+    """Without the lines of progress that a busy machine sees every ten seconds."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("okx "))
+
+
 def test_killed_ten_times_at_random_moments_it_ends_with_the_same_rows(okx: OkxServer, tmp_path: Path) -> None:
     okx.candles["history-candles", "BTC-USDT-SWAP"] = outside(TRADES, *OUTAGE)
     clean = one(okx, tmp_path / "clean")
@@ -72,7 +77,7 @@ def test_an_interrupted_run_says_so_and_is_gone_on_with(how: signal.Signals, okx
     process.send_signal(how)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err == "bt-margin: stopped; all that came is stored, the same command goes on from there\n"
+    assert said(err) == "bt-margin: stopped; all that came is stored, the same command goes on from there\n"
     store = LocalStore(tmp_path)
     key = store.key(SWAP, "trade", MINUTE)
     kept = len(store.read(key, START, START + COUNT * MINUTE)["ts"])
@@ -87,7 +92,7 @@ def test_two_processes_on_one_series_end_with_one_right_file(okx: OkxServer, tmp
     reports = []
     for process in processes:
         out, err = process.communicate(timeout=120)
-        assert (process.returncode, err) == (0, "")
+        assert (process.returncode, said(err)) == (0, "")
         reports.append(json.loads(out)[0])
     okx.delay_s = 0.0
     assert {r["content"] for r in reports} == {one(okx, tmp_path / "alone", hi=START + 1_440 * MINUTE).content}
@@ -141,6 +146,18 @@ def test_a_lost_manifest_is_rebuilt_from_files_and_venue(okx: OkxServer, tmp_pat
     assert call("check", "--store", str(tmp_path)) == 1
     after = one(okx, tmp_path)
     assert (after.content, after.new_rows, after.replaced) == (before.content, 0, ["_manifest.json"])
+
+
+def test_rows_without_a_manifest_are_named_and_adopted(
+    okx: OkxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = one(okx, tmp_path)
+    next(tmp_path.rglob("_manifest.json")).unlink()
+    assert call("check", "--store", str(tmp_path)) == 0
+    note = "note: okx/trade/BTC-USDT-SWAP/1min: rows without a manifest, which nothing reads"
+    assert note in " ".join(capsys.readouterr().out.split())
+    after = one(okx, tmp_path)
+    assert (after.content, after.new_rows) == (before.content, 0)
 
 
 def test_an_old_copy_of_a_file_is_noticed(okx: OkxServer, tmp_path: Path) -> None:
@@ -240,6 +257,10 @@ def test_check_sets_trades_beside_marks_and_index(tmp_path: Path, capsys: pytest
         (("fetch", "--since", "soon"), "expected a UTC time"),
         (("fetch", "--since", "2025-10-10", "--until", "2025-10-09"), "a moment after"),
         (("fetch", "--since", "2999-01-01"), "a moment after"),
+        (("fetch", "--since", "2025-10-10", "--symbol", ""), "symbol: expected one or more"),
+        (("fetch", "--since", "2025-10-10", "--kind", ","), "kind: expected one or more"),
+        (("fetch", "--since", "2025-10-10", "--symbol", "BTC/USDT:BTC"), "expected BTC/USDT:USDT"),
+        (("snapshot", "--symbol", " "), "symbol: expected one or more"),
         (("fetch", "--since", "2025-10-10", "--symbol", "../../etc/passwd"), "unified symbol"),
         (("fetch", "--since", "2025-10-10", "--kind", "trades"), "expected one of trade, mark, index, funding"),
         (("fetch", "--since", "2025-10-10", "--timeframe", "7m"), "resample"),
@@ -260,6 +281,55 @@ def test_bad_input_is_one_line_and_exit_2(
     assert says in err
     assert (err.count("\n"), out) == (1, "")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_series_is_said_beside_what_came_of_the_others(
+    okx: OkxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--symbol", "XYZ/USDT:USDT,BTC/USDT:USDT", "--kind", "trade", "--store", str(tmp_path))
+    assert call("fetch", *DAY, *arguments, "--api-url", okx.url) == 2
+    out, err = capsys.readouterr()
+    assert "BTC/USDT:USDT trade 1m, 2025-10-08T00:00Z to 2025-10-09T00:00Z: 1,440 rows (1,440 new)" in out
+    assert "51001" in err
+    assert err.count("\n") == 1
+
+
+def test_a_window_before_the_listing_is_no_success(
+    okx: OkxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--window", "2018-01-01/2018-02-01", "--kind", "trade", "--store", str(tmp_path))
+    assert call("fetch", *arguments, "--api-url", okx.url) == 1
+    out, err = capsys.readouterr()
+    assert "0 rows" in out
+    assert "holes: before listing 2018-01-01T00:00Z to 2018-02-01T00:00Z" in out
+    assert err == "bt-margin: incomplete: okx BTC/USDT:USDT trade 1m: the venue has no rows there\n"
+
+
+def test_one_damaged_manifest_does_not_hide_the_other_series(
+    okx: OkxServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("trade", "mark"):
+        one(okx, tmp_path, kind, hi=START + 1_440 * MINUTE)
+    path = next(p for p in tmp_path.rglob("_manifest.json") if "mark" in p.parts)
+    path.write_bytes(b"\xbf\xff" * 50)
+    assert call("data", "--store", str(tmp_path), "--json") == 0
+    out, err = capsys.readouterr()
+    assert [row["kind"] for row in json.loads(out)] == ["trade"]
+    assert "fetch the series again and it is rebuilt" in err
+    assert call("check", "--store", str(tmp_path)) == 1
+    assert LocalStore(tmp_path).series(SWAP, "trade", None, START, START + 60 * MINUTE).step_ms == MINUTE
+    capsys.readouterr()
+    arguments = ("--kind", "mark", "--api-url", okx.url, "--store", str(tmp_path))
+    assert call("fetch", *DAY, *arguments) == 0
+    assert "damaged files replaced: _manifest.json" in capsys.readouterr().out
+    assert call("check", "--store", str(tmp_path)) == 0
+
+
+def test_a_coin_of_another_settlement_does_not_take_the_files_over(okx: OkxServer, tmp_path: Path) -> None:
+    before = one(okx, tmp_path, hi=START + 1_440 * MINUTE)
+    arguments = ("--symbol", "BTC/USDT:BTC", "--kind", "trade", "--api-url", okx.url, "--store", str(tmp_path))
+    assert call("fetch", *DAY, *arguments) == 2
+    assert LocalStore(tmp_path).content(before.key) == before.content
 
 
 def test_an_incomplete_run_exits_1_and_says_why(

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from data_fetch.archive import _check_host
 from data_fetch.local import LocalStore
+from data_fetch.manifest import Gap
+from data_fetch.series import DataError
+from data_fetch.venues import OKX
 
 from .conftest import NOW, START, SWAP, get, one
 from .okx_wire import MINUTE, OkxServer
 
+REPO = Path(__file__).resolve().parents[2]
+ARCHIVE = OKX.archive
+assert ARCHIVE is not None
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
@@ -77,11 +87,11 @@ def test_a_damaged_archive_file_is_asked_for_again(okx: OkxServer, tmp_path: Pat
     okx.funding["BTC-USDT-SWAP"] = events(lo, START, 8)
     okx.funding_since = START - 92 * DAY
     okx.archive["BTC-USDT-SWAP"] = events(lo - 40 * DAY, START, 8)
-    okx.fault("file", "html", "cut body", "500")
+    okx.fault("file", "html", "cut body", "500", "flipped")
     outcome = one(okx, tmp_path, "funding", lo=lo, hi=hi)
     assert stored(tmp_path, lo, hi) == events(lo, hi, 8)
     assert outcome.complete
-    assert sum(outcome.retries.values()) == 3
+    assert sum(outcome.retries.values()) == 4
 
 
 def test_without_an_archive_the_horizon_is_said(okx: OkxServer, tmp_path: Path) -> None:
@@ -118,6 +128,7 @@ def test_nothing_falls_due_before_the_listing(okx: OkxServer, tmp_path: Path) ->
     okx.funding["BTC-USDT-SWAP"] = events(START - 20 * DAY + 8 * HOUR, START, 8)
     outcome = one(okx, tmp_path, "funding", lo=START - 30 * DAY, hi=START)
     assert (outcome.complete, outcome.failures) == (True, [])
+    assert outcome.gaps == [Gap(START - 30 * DAY, listed, "before listing")]
 
 
 def test_a_file_of_a_foreign_host_is_not_read(okx: OkxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +148,93 @@ def test_a_file_of_a_foreign_host_is_not_read(okx: OkxServer, tmp_path: Path, mo
     outcome = one(okx, tmp_path, "funding", lo=START - 130 * DAY, hi=START)
     assert not outcome.complete
     assert any("it is not read" in text for text in outcome.failures)
+
+
+def test_a_file_that_leads_to_a_foreign_host_is_not_read(okx: OkxServer, tmp_path: Path) -> None:
+    okx.funding["BTC-USDT-SWAP"] = okx.archive["BTC-USDT-SWAP"] = events(START - 200 * DAY, START, 8)
+    okx.funding_since = START - 92 * DAY
+    okx.fault("file", "moved")
+    outcome = one(okx, tmp_path, "funding", lo=START - 130 * DAY, hi=START)
+    assert "found 'http://localhost:" in outcome.failures[0]
+    assert okx.requests["file"] == 1
+    for url in ("https://static.okx.com/a.zip", "http://127.0.0.1:9/a.zip"):
+        _check_host(url, ARCHIVE, "http://127.0.0.1:9")
+    for url in ("http://static.okx.com/a.zip", "https://okx.com.evil.example/", "https://evilokx.com/", "file:///etc/x"):
+        with pytest.raises(DataError, match="it is not read"):
+            _check_host(url, ARCHIVE, None)
+
+
+@pytest.mark.parametrize("rate", ["5", "nan", "inf", "rate"])
+def test_an_archive_that_makes_no_sense_is_said_and_costs_nothing_else(
+    rate: str, okx: OkxServer, tmp_path: Path
+) -> None:
+    lo, hi = START - 200 * DAY, START
+    okx.funding["BTC-USDT-SWAP"] = events(lo, hi, 8)
+    okx.funding_since = START - 92 * DAY
+    okx.archive["BTC-USDT-SWAP"] = [(lo - DAY, rate), *events(lo, hi, 8)]
+    outcome = one(okx, tmp_path, "funding", lo=lo - 10 * DAY, hi=hi, tries=3)
+    assert (outcome.complete, len(outcome.failures)) == (False, 1)
+    assert "no whole answer in 3 tries" in outcome.failures[0]
+    assert stored(tmp_path, START - 92 * DAY, hi) == events(START - 92 * DAY, hi, 8)
+
+
+@pytest.mark.parametrize("hours", [8, 4, 1])
+def test_a_single_lost_settlement_is_seen_and_found_again(hours: int, okx: OkxServer, tmp_path: Path) -> None:
+    lo, hi = START - 20 * DAY, START
+    whole = events(lo - DAY, hi + DAY, hours)
+    lost = START - 8 * DAY
+    okx.funding["BTC-USDT-SWAP"] = [e for e in whole if e[0] != lost]
+    seen = one(okx, tmp_path, "funding", lo=lo, hi=hi)
+    (gap,) = seen.gaps
+    assert (gap.why, gap.hi) == ("suspect", lost + hours * HOUR)
+    assert lost - hours * HOUR < gap.lo < lost
+    later = one(okx, tmp_path, "funding", lo=lo, hi=hi, now_ms=lambda: NOW + 2 * HOUR)
+    assert [(g.why, g.lo, g.hi) for g in later.gaps] == [("venue gap", gap.lo, gap.hi)]
+    okx.funding["BTC-USDT-SWAP"] = whole
+    other = one(okx, tmp_path / "b", "funding", lo=lo, hi=hi)
+    assert (other.gaps, stored(tmp_path / "b", lo, hi)) == ([], events(lo, hi, hours))
+
+
+def test_a_settlement_published_late_is_not_lost_between_two_runs(okx: OkxServer, tmp_path: Path) -> None:
+    lo, late = START - 5 * DAY, START
+    whole = events(lo, START + 2 * DAY, 4)
+    okx.funding["BTC-USDT-SWAP"] = [e for e in whole if e[0] < late]
+    first = one(okx, tmp_path, "funding", lo=lo, hi=START + DAY, now_ms=lambda: late + HOUR)
+    assert first.complete
+    okx.funding["BTC-USDT-SWAP"] = whole
+    one(okx, tmp_path, "funding", lo=lo, hi=START + DAY, now_ms=lambda: START + 25 * HOUR)
+    assert stored(tmp_path, lo, START + DAY) == events(lo, START + DAY, 4)
+
+
+def test_changing_intervals_are_no_holes(okx: OkxServer, tmp_path: Path) -> None:
+    spans = [(START - 40 * DAY, START - 30 * DAY, 8), (START - 30 * DAY, START - 20 * DAY, 4),
+             (START - 20 * DAY, START - 10 * DAY, 1), (START - 10 * DAY, START - 5 * DAY, 2),
+             (START - 5 * DAY, START, 8)]
+    whole = [e for lo, hi, hours in spans for e in events(lo, hi, hours)]
+    okx.funding["BTC-USDT-SWAP"] = whole
+    outcome = one(okx, tmp_path, "funding", lo=START - 40 * DAY, hi=START)
+    assert (outcome.gaps, stored(tmp_path, START - 40 * DAY, START)) == ([], whole)
+
+
+def test_a_kill_keeps_every_page_that_came(okx: OkxServer, tmp_path: Path) -> None:
+    lo, hi = START - 300 * DAY, START
+    okx.funding["BTC-USDT-SWAP"] = okx.archive["BTC-USDT-SWAP"] = events(lo - 40 * DAY, hi, 8)
+    okx.funding_since = START - 92 * DAY
+    okx.delay_s = 0.4
+    run = ("import sys; from tests.fetch.conftest import *; from pathlib import Path\n"
+           "class Server: url = sys.argv[1]\n"
+           f"one(Server, Path(sys.argv[2]), 'funding', lo={lo}, hi={hi})")
+    process = subprocess.Popen([sys.executable, "-c", run, okx.url, str(tmp_path)], cwd=REPO)
+    deadline = time.monotonic() + 60
+    while okx.requests["file"] < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    okx.delay_s = 0.0
+    kept = stored(tmp_path, lo, hi)
+    assert len(kept) >= 3 * (92 + 2 * 28)  # REST, and the files before the one under way
+    rest = one(okx, tmp_path, "funding", lo=lo, hi=hi)
+    assert (rest.new_rows, rest.gaps, stored(tmp_path, lo, hi)) == (900 - len(kept), [], events(lo, hi, 8))
 
 
 def test_a_settlement_of_this_moment_waits_for_the_next_run(okx: OkxServer, tmp_path: Path) -> None:

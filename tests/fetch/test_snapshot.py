@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import bt_margin.rules
 from bt_margin.cli import main
 from bt_margin.rules.loading import read_table
+from data_fetch import snapshot
+from data_fetch.client import Settings
+from data_fetch.series import DataError
+from data_fetch.venues import venue_named
 
 from .okx_wire import OkxServer
 
@@ -83,4 +93,55 @@ def test_a_damaged_answer_leaves_nothing_behind(
     rules.tables["position-tiers"][0]["mmr"] = ""
     assert take(rules, tmp_path) == 2
     assert "expected a figure mmr" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_no_half_snapshot(
+    rules: OkxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert take(rules, tmp_path) == 0
+    (whole,) = tmp_path.iterdir()
+    before = {path: path.read_bytes() for path in whole.rglob("*.*") if path.is_file()}
+    real, left = os.replace, 3
+
+    def full(*names: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
+        real(*names)
+
+    time.sleep(1.0)  # a snapshot has a second of its own
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        assert take(rules, tmp_path) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [whole]
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_snapshot_touches_nothing_that_is_there(rules: OkxServer, tmp_path: Path) -> None:
+    """Neither official tables in the folder it is given, nor a snapshot of the same second."""
+    official = Path(bt_margin.rules.__file__).parent / "okx"
+    shutil.copytree(official, tmp_path / "okx")
+    before = {path: path.read_bytes() for path in (tmp_path / "okx").rglob("*.toml")}
+    assert len(before) > 5
+    assert take(rules, tmp_path / "okx") == 0
+    assert before == {path: path.read_bytes() for path in before}
+    moment = [path for path in (tmp_path / "okx").iterdir() if path.is_dir() and path.name.startswith("okx-2")]
+    settings = Settings(api_url=rules.url, rate_ms=1, now_ms=lambda: 1_800_000_000_000)
+    asyncio.run(snapshot.take(venue_named("okx"), ["BTC/USDT"], tmp_path, settings))
+    with pytest.raises(DataError, match="expected no snapshot of this second"):
+        asyncio.run(snapshot.take(venue_named("okx"), ["BTC/USDT:USDT"], tmp_path, settings))
+    assert len(moment) == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_venue_that_does_not_answer_is_no_bad_input(
+    rules: OkxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules.retry_after = "86400"
+    rules.lasting["discount-rate-interest-free-quota"] = "503"
+    assert take(rules, tmp_path) == 1
+    assert "asks for a pause of 86,400 s" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import pickle
 import string
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,6 +284,79 @@ def test_manifests_read_back(store: LocalStore, key: SeriesKey) -> None:
             Manifest.load(text, "here")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../../x.parquet": {"rows": 1, "first_ms": 0, "last_ms": 0, "content": "", "size": 1}}},
+        {"files": {"notes.parquet": {"rows": 1, "first_ms": 0, "last_ms": 0, "content": "", "size": 1}}},
+        {"files": {"2025-10.parquet": {"rows": "1", "first_ms": 0, "last_ms": 0, "content": "", "size": 1}}},
+        {"horizon_ms": "x"},
+        {"asked": [[0, 1e400]]},
+        {"listed_ms": []},
+        {"oddities": []},
+        {"doubts": [{"lo": "a", "hi": 2, "first_asked": 1, "last_asked": 1, "times": 1}]},
+        {"key": {"exchange": "okx", "symbol": "../../x", "kind": "trade", "step_ms": MINUTE}},
+        {"key": {"exchange": "../x", "symbol": SWAP, "kind": "trade", "step_ms": MINUTE}},
+        {"key": {"exchange": "okx", "symbol": SWAP, "kind": "trade", "step_ms": 0}},
+        {"market_id": "ETH-USDT-SWAP"},
+    ],
+    ids=str,
+)
+def test_a_manifest_is_whole_or_none(change: dict[str, Any], store: LocalStore, key: SeriesKey) -> None:
+    writer(store, key).commit([page(0, 100)], START)
+    other = store.key(SWAP, "mark", MINUTE)
+    path = store.folder(key) / "_manifest.json"
+    data = {**json.loads(path.read_text()), **change}
+    sealed = json.dumps(data)
+    del data["sha256"]
+    for text in (json.dumps(data), sealed):  # by itself, and against its own hash
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"_manifest\.json: expected a manifest"):
+            store.manifest(key)
+        assert store.stored() == []  # the others are still listed
+        assert [p for p, _ in store.damaged()] == [path]
+    writer(store, other).manifest.asked.append((0, 1))
+    assert writer(store, key).damaged == ["_manifest.json"]
+    assert len(store.read(key, *page(0, 100).span)["ts"]) == 0  # until the rebuilt manifest is written
+    writer(store, key).save()
+    assert len(store.read(key, *page(0, 100).span)["ts"]) == 100
+
+
+def test_a_changed_digit_in_a_manifest_is_noticed(store: LocalStore, key: SeriesKey) -> None:
+    writer(store, key).commit([page(0, 100)], START)
+    path = store.folder(key) / "_manifest.json"
+    path.write_text(path.read_text().replace('"expires_ms": null', f'"expires_ms": {START}'))
+    with pytest.raises(DataError, match="figures that do not fit its own hash"):
+        store.manifest(key)
+
+
+def test_rows_of_another_series_are_never_taken_for_ones_own(store: LocalStore, key: SeriesKey) -> None:
+    eth = store.key("ETH/USDT:USDT", "trade", MINUTE)
+    writer(store, key).commit([page(0, 100)], START)
+    writer(store, eth).commit([page(0, 200)], START)
+    path = store.folder(key) / "2025-10.parquet"
+    path.write_bytes((store.folder(eth) / "2025-10.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"2025-10\.parquet is damaged"):
+        store.read(key, *page(0, 100).span)
+    assert writer(store, key).verify([page(0, 100).span]) == ["2025-10.parquet"]
+    (store.folder(key) / "_manifest.json").write_bytes((store.folder(eth) / "_manifest.json").read_bytes())
+    with pytest.raises(DataError, match=r"the series of its folder, found that of okx ETH/USDT:USDT trade"):
+        store.manifest(key)
+
+
+def test_a_damaged_footer_is_no_crash(store: LocalStore, key: SeriesKey) -> None:
+    w = writer(store, key)
+    w.commit([page(0, 100)], START)
+    path = store.folder(key) / "2025-10.parquet"
+    content = w.manifest.files[path.name].content.encode()
+    schema = pq.read_metadata(path).metadata[b"ARROW:schema"]  # where Arrow reads the metadata from
+    bad = base64.b64encode(base64.b64decode(schema).replace(content, b"\xff" + content[1:]))
+    assert len(bad) == len(schema)
+    path.write_bytes(path.read_bytes().replace(schema, bad))
+    with pytest.raises(DataError, match=r"2025-10\.parquet is damaged"):
+        store.read(key, *page(0, 100).span)
+
+
 # --- names ---
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -314,6 +390,17 @@ def test_names_that_are_none_are_refused(text: str) -> None:
 )
 def test_only_unified_symbols_are_symbols(text: str, store: LocalStore) -> None:
     with pytest.raises(DataError, match="unified symbol"):
+        store.key(text, "trade", MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("BTC/USDT:BTC", "BTC/USDT:USDT"), ("BTC/USD:USD", "BTC/USD:BTC"), ("BTC/USD:USD-250328", "BTC/USD:BTC-250328")],
+)
+def test_a_coin_that_the_venue_does_not_settle_in_is_no_other_contract(
+    text: str, right: str, store: LocalStore
+) -> None:
+    with pytest.raises(DataError, match=f"symbol: expected {right}, .* found '{text}'"):
         store.key(text, "trade", MINUTE)
 
 
