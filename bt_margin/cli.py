@@ -427,6 +427,7 @@ def verdict_table(results: Sequence[RunResult]) -> Table:
             "forced",
             "fees",
             "funding",
+            "interest",
             "liq. cost",
             "final equity",
         ),
@@ -452,7 +453,10 @@ def verdict_table(results: Sequence[RunResult]) -> Table:
             _distance(row["entry_distance"]),
             _percent(row["min_margin_ratio"]),
             str(row["forced_orders"]),
-            *(_whole(row[k]) for k in ("fees_usd", "funding_usd", "liquidation_cost_usd", "final_equity_usd")),
+            *(
+                _whole(row[k])
+                for k in ("fees_usd", "funding_usd", "interest_usd", "liquidation_cost_usd", "final_equity_usd")
+            ),
         )
     return table
 
@@ -595,6 +599,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
         "forced",
         "fees",
         "funding",
+        "interest",
         "liq. cost",
         "final equity",
         "equity",

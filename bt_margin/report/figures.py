@@ -34,7 +34,8 @@ def values(runs: Iterable[Run]) -> int:
     runs = list(runs)
     longest = max((len(run.series.get("time", ())) for run in runs), default=0)
     symbols = {symbol for run in runs for symbol in run.series.get("prices") or {}}
-    return longest * len(symbols) + sum(2 * len(run.series.get("time", ())) for run in runs)
+    coins = sum(len(run.series.get("collateral") or {}) * 3 * len(run.series.get("time", ())) for run in runs)
+    return longest * len(symbols) + sum(2 * len(run.series.get("time", ())) for run in runs) + coins
 
 
 def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
@@ -53,11 +54,11 @@ def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
     for run in drawn:
         mode = str(run.row.get("mode"))
         style = {"color": colour(mode), "width": 1.8, "dash": DASHES.get(mode, "solid")}
-        axis = _axis(run.series["time"], stride)
-        common = {"mode": "lines", "name": escape(mode, quote=False), "legendgroup": mode, "line": style, **axis}
+        times = time_axis(run.series["time"], stride)
+        common = {"mode": "lines", "name": escape(mode, quote=False), "legendgroup": mode, "line": style, **times}
         equity = run.series.get("equity", ())
         if len(equity):
-            figure.add_trace(go.Scatter(y=[_round(v) for v in _ends(equity, stride)],
+            figure.add_trace(go.Scatter(y=[rounded(v) for v in ends(equity, stride)],
                                         hovertemplate="%{y:,.0f} USD", **common), row=2, col=1)
         ratios = [_ratio(v) for v in _lowest(run.series.get("margin_ratio", ()), stride)]
         seen += [v for v in ratios if v is not None]
@@ -117,10 +118,10 @@ def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> str:
     scale = {symbol: 100 / v if indexed and v else 1.0 for symbol, v in firsts.items()}
     for i, (symbol, (times, series)) in enumerate(lines.items()):
         name = escape(symbol, quote=False)
-        y = [_round(None if v is None else v * scale[symbol]) for v in map(known, _ends(series, stride))]
+        y = [rounded(None if v is None else v * scale[symbol]) for v in map(known, ends(series, stride))]
         figure.add_trace(
             go.Scatter(y=y, mode="lines", name=name, line={"color": PRICES[i % len(PRICES)], "width": 1.6},
-                       hovertemplate="%{y:,.6~g}", **_axis(times, stride)), row=1, col=1,
+                       hovertemplate="%{y:,.6~g}", **time_axis(times, stride)), row=1, col=1,
         )
     for run in runs:
         mode = str(run.row.get("mode"))
@@ -132,7 +133,7 @@ def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> str:
         if points:
             figure.add_trace(
                 go.Scatter(
-                    x=[p[0] for p in points], y=[_round(p[1]) for p in points], mode="markers", showlegend=False,
+                    x=[p[0] for p in points], y=[rounded(p[1]) for p in points], mode="markers", showlegend=False,
                     legendgroup=mode, name=escape(f"taken over, {mode}", quote=False),
                     text=[escape(f"{p[3]}, {p[2]}", quote=False) for p in points],
                     hovertemplate="%{y:,.6~g} (%{text})",
@@ -142,18 +143,18 @@ def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> str:
     return "price, start = 100" if indexed else "price"
 
 
-def _axis(times: Sequence[Any], stride: int) -> dict[str, Any]:
+def time_axis(times: Sequence[Any], stride: int) -> dict[str, Any]:
     """x0 and dx for regular bars, else every time."""
-    ends = [int(t) for t in _ends(times, stride)]
-    if len(ends) < 2:
-        return {"x": ends}
-    step = ends[1] - ends[0]
-    steps = (b - a for a, b in pairwise(ends))
+    points = [int(t) for t in ends(times, stride)]
+    if len(points) < 2:
+        return {"x": points}
+    step = points[1] - points[0]
+    steps = (b - a for a, b in pairwise(points))
     regular = all(s == step for s in steps)
-    return {"x0": ends[0], "dx": step} if regular else {"x": ends}
+    return {"x0": points[0], "dx": step} if regular else {"x": points}
 
 
-def _ends(series: Sequence[Any], stride: int) -> list[Any]:
+def ends(series: Sequence[Any], stride: int) -> list[Any]:
     """The last of every `stride` values; a rest at the end that fills no whole step is left out."""
     return list(series[stride - 1 :: stride]) if stride > 1 and len(series) >= stride else list(series)
 
@@ -167,9 +168,9 @@ def _lowest(series: Sequence[Any], stride: int) -> list[float | None]:
 
 
 def _ratio(value: float | None) -> float | None:
-    return None if value is None else _round(min(max(value * 100, FLOOR), CEILING), 5)
+    return None if value is None else rounded(min(max(value * 100, FLOOR), CEILING), 5)
 
 
-def _round(value: Any, digits: int = 7) -> float | None:
+def rounded(value: Any, digits: int = 7) -> float | None:
     figure = known(value)
     return None if figure is None else float(f"{figure:.{digits}g}")

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from bt_margin.report import figures, narrative, wording
+from bt_margin.report import collateral, figures, narrative, wording
 from bt_margin.report.reading import Row, Run, takeovers
 
 LIMIT = 7_000_000  # bytes
@@ -129,7 +129,7 @@ def _case(number: int, key: tuple[str, str, Any], runs: list[Run], stride: int, 
         "taken": any(run.row.get("verdict") in TAKEN for run in runs),
         "kinds": _unique(str(run.row["data_kind"]) for run in runs if run.row.get("data_kind")),
         "held": _held(runs),
-        "runs": [_run(run) for run in runs],
+        "runs": [_run(run, stride, drawings) for run in runs],
     }
 
 
@@ -146,12 +146,16 @@ def _held(runs: Sequence[Run]) -> list[str]:
     return [f"{mode}: {text}" for mode, text in texts.items()]
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, stride: int, drawings: list[Any]) -> dict[str, Any]:
     row = run.row
     verdict = str(row.get("verdict") or wording.NOTHING)
     start, final = wording.known(row.get("start_equity_usd")), wording.known(row.get("final_equity_usd"))
     taken = takeovers(run)
-    reduced = [event for event in run.events if event.get("name") == "Reduced"]
+    reduced = [event for event in run.events if event.get("name") in ("Reduced", "Converted")]
+    index, coins = None, collateral.figure(run, stride)
+    if coins is not None:
+        index = len(drawings)
+        drawings.append(json.loads(coins.to_json()))
     instants = {event["time"] for event in taken}
     return {
         **{name: row.get(name) for name in (
@@ -166,7 +170,8 @@ def _run(run: Run) -> dict[str, Any]:
         "days": int(wording.known(row.get("rules_extrapolated_days")) or 0),
         "paragraphs": [narrative.takeover_paragraph(run, event) for event in taken[:MANY]],
         "untold": max(0, len(taken) - MANY),
-        "reductions": [narrative.reduction_sentence(e) for e in reduced if e["time"] not in instants][:MANY],
+        "reductions": [narrative.forced_sentence(e) for e in reduced if e["time"] not in instants][:MANY],
+        "coins": collateral.instants(run), "interest_by_coin": collateral.interest(run), "coins_figure": index,
         "ledgers": [_excerpt(run, time) for time in sorted(instants)[:MANY]],
     }
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bt_margin.report.reading import Row, Run, pool_of, positions_of, requirement
+from bt_margin.report import collateral
+from bt_margin.report.reading import Row, Run, contract, pool_of, positions_of, requirement
 from bt_margin.report.rescue import Rescue, rescue
 from bt_margin.report.wording import known, moment, number, percent, price, ratio_percent, size
 
@@ -28,10 +29,11 @@ class Change:
     profit: float
     funding: float
     settlements: int
+    coins: bool = False  # the pool is the whole account: its coins and debts change in value too
 
     @property
     def rest(self) -> float:
-        """What trades, fees and transfers changed."""
+        """What trades, fees and transfers changed, and the value of coins and debts."""
         return self.equity[1] - self.equity[0] - self.profit - self.funding
 
 
@@ -57,7 +59,7 @@ def since_warning(run: Run, event: Row) -> Change | None:
             count += 1
     return Change(
         warned["time"], known(warned.get("margin_ratio")), pairs, equity,
-        _profit(now, after) - _profit(before, then), funding, count,
+        _profit(now, after) - _profit(before, then), funding, count, bool(collateral.sentence(event)),
     )
 
 
@@ -91,6 +93,7 @@ def takeover_paragraph(run: Run, event: Row) -> str:
         f"{head} at a margin ratio of {ratio_percent(now)}.",
         f"Equity {_sum(pool.get('equity'), currency, (pool.get('equity_parts') or {}).items())}.",
         f"Requirement {number(requirement(pool))} {currency}{_charges(pool)}.",
+        *filter(None, (collateral.sentence(event),)),
         *_since(run, event, currency),
         *_outcome(run, event, currency),
         *_help(run, event, currency),
@@ -118,6 +121,10 @@ def _charges(pool: Row) -> str:
     for charge in pool.get("charges") or ():
         detail = charge.get("detail") or {}
         rate, taker, notional = (known(detail.get(key)) for key in ("rate", "taker", "notional"))
+        if charge.get("name") == "borrow margin" and notional is None:
+            notional = (known(detail.get("amount")) or 0.0) * (known(detail.get("usd")) or 0.0)
+        elif known(detail.get("usd")) and notional is not None:  # of a contract, in its settlement coin
+            notional *= float(detail["usd"])
         how, fee_how = [], ""
         if detail.get("tier") is not None:
             how.append(f"tier {detail['tier']}")
@@ -149,7 +156,8 @@ def _since(run: Run, event: Row, currency: str) -> Iterator[str]:
     profit = f"unrealised profit changed by {number(change.profit)} {currency}"
     rest = ""
     if abs(change.rest) > 0.005:
-        rest = f", trades, fees and transfers changed equity by {number(change.rest)} {currency}"
+        causes = "coins, debts, trades and fees" if change.coins else "trades, fees and transfers"
+        rest = f", {causes} changed equity by {number(change.rest)} {currency}"
     yield (
         f"Since its last warning ({moment(change.time)}, ratio {ratio_percent(change.margin_ratio)}) "
         f"{'; '.join([*moves, profit])}; {funding}{rest}: equity went from {number(change.equity[0])} "
@@ -168,10 +176,26 @@ def _outcome(run: Run, event: Row, currency: str) -> Iterator[str]:
         fee = sum(known(e.get("fee")) or 0.0 for e in forced)
         penalty = sum(known(e.get("penalty")) or 0.0 for e in forced)
         orders = "1 forced order" if len(forced) == 1 else f"{len(forced)} forced orders"
-        yield f"{orders} closed it, for {number(fee)} of fees and {number(penalty)} {currency} of penalty."
+        money = _settled_in(forced, currency)
+        yield f"{orders} closed it, for {number(fee)} of fees and {number(penalty)} {money} of penalty."
+    for converted in run.events:
+        if converted.get("name") == "Converted" and converted["time"] == event["time"]:
+            what = collateral.conversion_sentence(converted).partition(": ")[2]
+            yield what[0].upper() + what[1:]
     refund = known(event.get("refund"))
     if number(refund) not in (number(0), number(None)):  # dust of rounding is no payment
         yield f"The insurance fund paid {number(refund)} {currency}."
+
+
+def _settled_in(forced: Sequence[Row], currency: str) -> str:
+    """What fees and penalties of forced orders are in: the coin the contracts settle in."""
+    found = {contract(str(_symbol(e)))[1] for e in forced} - {""}
+    return found.pop() if len(found) == 1 else currency
+
+
+def _symbol(event: Row) -> Any:
+    key = event.get("key")
+    return key.get("symbol") if isinstance(key, Mapping) else key[0] if isinstance(key, (list, tuple)) else key
 
 
 def _help(run: Run, event: Row, currency: str) -> Iterator[str]:
@@ -246,13 +270,13 @@ def _worst_point(found: Rescue, event: Row) -> str:
             f"taken together, in the bar ending {where})")
 
 
-def reduction_sentence(event: Row) -> str:
-    """One forced order that left the pool standing."""
-    key = event.get("key")
-    symbol = key.get("symbol") if isinstance(key, Mapping) else key[0] if isinstance(key, (list, tuple)) else key
+def forced_sentence(event: Row) -> str:
+    """One forced order, or conversion of coins, that left the pool standing."""
+    if event.get("name") == "Converted":
+        return collateral.conversion_sentence(event)
     return (
         f"{moment(event.get('time'))}: {event.get('step') or 'forced order'} of {size(event.get('size'))} "
-        f"{symbol or ''} at {price(event.get('price'))} "
+        f"{_symbol(event) or ''} at {price(event.get('price'))} "
         f"(fee {number(event.get('fee'))}, penalty {number(event.get('penalty'))}); "
         f"ratio before {ratio_percent(event.get('margin_ratio'))}, {size(event.get('remaining'))} left."
     )
