@@ -7,20 +7,18 @@ from bt_margin.modes.base import MarginMode
 from bt_margin.modes.cross import CROSS
 from bt_margin.modes.isolated import ISOLATED
 from bt_margin.modes.multi_currency import MULTI_CURRENCY
+from bt_margin.modes.portfolio import PORTFOLIO
 
-MODES: dict[str, MarginMode] = {mode.name: mode for mode in (ISOLATED, CROSS, MULTI_CURRENCY)}
+MODES: dict[str, MarginMode] = {mode.name: mode for mode in (ISOLATED, CROSS, MULTI_CURRENCY, PORTFOLIO)}
 """Modes that judge a book."""
 PLAYED: dict[str, MarginMode] = {mode.name: mode for mode in (ISOLATED, CROSS)}
 """Modes that the engine, and so brokers and studies, can move through time."""
-PLANNED = ("portfolio",)
 
 
 def mode_named(name: str) -> MarginMode:
-    """The mode of that name. Raises InputError for an unknown one, NotSupported for one not built yet."""
+    """The mode of that name. Raises InputError for an unknown one."""
     if name in MODES:
         return MODES[name]
-    if name in PLANNED:
-        raise NotSupported(f"mode: {name} is not built yet; use one of {', '.join(MODES)}")
     raise InputError(f"mode: expected one of {', '.join(MODES)}, found {name!r}")
 
 

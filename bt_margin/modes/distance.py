@@ -35,7 +35,7 @@ def distance(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> 
         trigger = price_at_gap_zero(loan, pool, float(judgement.gap), rate, mark)
         return None if trigger is None else abs(trigger / mark - 1.0) * 100.0
     kinds = {p.instrument.payoff.slope if p.plain else 0.0 for p in pool.positions}
-    if len(kinds) != 1 or 0.0 in kinds:
+    if len(kinds) != 1 or 0.0 in kinds or pool.holdings is not None:  # coins move too, requirements bend
         return _searched(pool, market, rules)
     signed = sum(p.sign * float(p.notional(market)) for p in pool.positions)
     slope = signed + (float(judgement.equity) if kinds == {-1.0} else -float(judgement.requirement))
