@@ -16,6 +16,7 @@ import numpy as np
 
 from bt_margin.engine import credit, portfolio_orders
 from bt_margin.engine import orders as order_rules
+from bt_margin.engine.what_if import WhatIf, traded
 from bt_margin.errors import BtMarginError, InputError, MissingPrice, NoRuleInForce, NotSupported
 from bt_margin.model.account import MARGIN_MODES, Account, Order, Position
 from bt_margin.model.assessment import AccountReport, iso
@@ -215,6 +216,24 @@ class PositionBuilder:
         if not done:
             raise InputError(refused[0]["reason"])
         return done, refused
+
+    def adding(self, trades: Mapping[str, float], leverage: float | None = None) -> PositionBuilder:
+        """The book after some trades at the mark: signed contracts (coins for spot) by symbol, no fees.
+
+        `leverage`: the setting of positions that open, where the mode asks for one. Raises InputError, MissingPrice.
+        """
+        book: dict[str, Any] = msgspec.to_builtins(self._book)
+        book["positions"] = [{k: v for k, v in row.items() if v is not None} for row in book["positions"]]
+        for symbol, size in trades.items():
+            if not math.isfinite(size):
+                raise InputError(f"what_if.{symbol}: expected a finite size, found {size}")
+            instrument = self._instrument(symbol, f"what_if.{symbol}")
+            book = traded(book, symbol, size, instrument, self._market(), leverage)
+        return PositionBuilder.from_dict(book)
+
+    def what_if(self, mode: str, trades: Mapping[str, float], leverage: float | None = None) -> WhatIf:
+        """The book before and after some trades, in one mode: which charge of which unit moved by how much."""
+        return WhatIf(dict(trades), self.report(mode), self.adding(trades, leverage).report(mode))
 
     def stress(self, mode: str, shifts: Iterable[float] = DEFAULT_SHIFTS) -> list[StressRow]:
         """Move every price together and judge all instants at once; `margin_ratio` is the lowest of the pools."""
