@@ -62,13 +62,16 @@ def equity(pool: Pool, market: Market, rules: Rules) -> Number:
 @dataclass(frozen=True, slots=True)
 class JudgedUnit:
     """A unit as it stands (`now`, the first of `cases`) and with its orders filled. `with_orders`: the worst case sets
-    maintenance margin too, not only initial margin."""
+    maintenance margin too, not only initial margin. `cap`: how many coins of spot may join; `other_spot`: the coins by
+    the reading of "spot" that the rules do not take."""
 
     unit: RiskUnit
     now: UnitMargin
     cases: tuple[UnitMargin, ...]
     with_orders: bool
     initial_factor: float
+    other_spot: Number
+    cap: float
 
     @property
     def shown(self) -> UnitMargin:
@@ -96,16 +99,15 @@ def judged_units(pool: Pool, lines: Sequence[Line], market: Market, rules: Rules
     found = []
     for unit in risk_units(pool, rules):
         row = rules.portfolio(unit.base)
-        spot: Number | None = None
-        if unit.spot:
-            line = coins.get(unit.base)
-            spot = 0.0 if line is None else line.equity if row.spot_amount == "equity" else line.cash - line.accrued
+        line, cap = coins.get(unit.base), caps.get(unit.base, np.inf)
+        cash, whole = (0.0, 0.0) if line is None else (line.cash - line.accrued, line.equity)
+        spot, other = (whole, cash) if row.spot_amount == "equity" else (cash, whole)
         cases = tuple(
-            unit_margin(unit.base, filling, spot, caps.get(unit.base, np.inf), market, rules)
+            unit_margin(unit.base, filling, spot if unit.spot else None, cap, market, rules)
             for filling in fillings(unit, rules)
         )
         counted = len(cases) > 1 and rules.portfolio_orders.orders_in_maintenance
-        found.append(JudgedUnit(unit, cases[0], cases, counted, row.imr_factor))
+        found.append(JudgedUnit(unit, cases[0], cases, counted, row.imr_factor, other, cap))
     return tuple(found)
 
 

@@ -49,7 +49,8 @@ def unit(judged: JudgedUnit, rows: Sequence[PositionReport], market: Market, rul
     """A unit's row. The charges are those of the case that its maintenance margin comes from."""
     shown, symbols = judged.shown, {position.symbol for position in judged.unit.positions}
     held = [row for row in rows if row.symbol in symbols and row.margin_mode == "cross"]
-    share, names = inferred.resting(judged.unit.base, shown, rules)
+    cap = judged.cap if judged.unit.spot else 0.0
+    share, names = inferred.resting(judged.unit.base, shown, float(judged.other_spot), cap, market, rules)
     profit = sum(float(p.unrealised(market)) * float(market.usd(p.currency)) for p in judged.unit.positions)
     spot = float(shown.spot)
     greeks = {name: float(sum(getattr(row, name) for row in held)) for name in GREEKS}

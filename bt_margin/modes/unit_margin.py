@@ -36,7 +36,8 @@ _TIE = 1.0 - 1e-12
 @dataclass(frozen=True, slots=True)
 class UnitMargin:
     """The charges of a unit by name, the scenarios behind MR1 and MR6 (profit of the unit, (..., scenarios)), its cash
-    delta in USD, the spot in use in coins, and its columns."""
+    delta in USD, the spot in use in coins, its columns, and the raw closing charges behind MR7 by the parameter that
+    each rests on."""
 
     charges: dict[str, Number]
     scenarios: Scenarios
@@ -47,6 +48,7 @@ class UnitMargin:
     spot: Number
     contracts: DeltaOne | None
     options: Options | None
+    closing: dict[str, Number]
 
     @property
     def stress(self) -> Number:
@@ -92,7 +94,7 @@ def unit_margin(
     used: Number = 0.0
     worth: Number = 0.0
     if spot is not None:
-        used = pnl.spot_in_use(_net_coins(flat, options), np.add(spot, filling.coins), cap=cap)
+        used = pnl.spot_in_use(net_coins(flat, options), np.add(spot, filling.coins), cap=cap)
         if np.any(used):
             worth = used * market.usd(base)
     slope = worth + (0.0 if flat is None else np.sum(flat.slope, axis=-1))
@@ -102,9 +104,9 @@ def unit_margin(
     mr2: Number = 0.0
     mr3: Number = 0.0
     mr5: Number = 0.0
-    raw: list[Number] = [pnl.delta_one_closing(np.asarray(worth)[..., None], rate=row.mr7_spot)]
+    raw: dict[str, Number] = {"mr7_spot": pnl.delta_one_closing(worth, rate=row.mr7_spot)}
     if flat is not None:
-        raw.append(pnl.delta_one_closing(flat.delta, rate=row.mr7_delta_one))
+        raw["mr7_delta_one"] = np.sum(pnl.delta_one_closing(flat.delta, rate=row.mr7_delta_one), axis=-1)
     if options is None or terms is None:
         profits = straight
     else:
@@ -115,12 +117,12 @@ def unit_margin(
         if not np.all(options.in_coin):
             owed = np.where(options.in_coin, 0.0, options.value)
             mr5 = charges.mr5_rate(owed, options.years, shift=terms.mr5_rate_shift)
-        raw.append(
-            pnl.option_closing(options.coins, options.index, options.value, short_rate=terms.mr7_short_option,
-                               long_rate=terms.mr7_long_option)
-        )
+        costs = pnl.option_closing(options.coins, options.index, options.value, short_rate=terms.mr7_short_option,
+                                   long_rate=terms.mr7_long_option)
+        raw["mr7_short_option"] = np.sum(np.where(options.coins < 0.0, costs, 0.0), axis=-1)
+        raw["mr7_long_option"] = np.sum(np.where(options.coins > 0.0, costs, 0.0), axis=-1)
     bounds, multipliers = zip(*row.mr7_tiers, strict=True)
-    total = sum((np.sum(part, axis=-1) for part in raw), np.float64(0.0))
+    total = sum(raw.values(), np.float64(0.0))
     found: dict[str, Number] = {
         "MR1": charges.mr1_spot_shock(profits[..., None, :]),
         "MR2": mr2,
@@ -133,7 +135,7 @@ def unit_margin(
     }
     deltas = [np.sum(part.delta, axis=-1) for part in (flat, options) if part is not None]
     return UnitMargin(
-        found, scenarios, profits, extremes, far, sum(deltas, worth), used, flat, options
+        found, scenarios, profits, extremes, far, sum(deltas, worth), used, flat, options, raw
     )
 
 
@@ -235,7 +237,7 @@ def _pair_prices(total: Array, market: Market) -> Array:
     return np.array(prices, dtype=np.float64)
 
 
-def _net_coins(flat: DeltaOne | None, options: Options | None) -> Number:
+def net_coins(flat: DeltaOne | None, options: Options | None) -> Number:
     """Net delta of the unit's contracts and options in coins."""
     coins: Number = 0.0 if flat is None else np.sum(flat.coins, axis=-1)
     if options is not None:

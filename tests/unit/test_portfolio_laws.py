@@ -41,7 +41,7 @@ VOLS = dict(zip(OPTIONS, (0.45, 0.5, 0.6, 0.55), strict=True))
 @cache
 def rules(**over: Any) -> Rules:
     book = load_rules("okx").overlay(
-        parameters={"portfolio": FLAT | over}, discounts={c: WHOLE for c in ("BTC", "USDT", "USDC")},
+        parameters={"portfolio": FLAT | over}, discounts=dict.fromkeys(("BTC", "USDT", "USDC"), WHOLE),
         borrow_tiers={c: [[1e15, 0.02, 0.1]] for c in ("BTC", "USDT", "USDC")},
     )
     return book.as_of(NOW, "nearest")
