@@ -120,7 +120,7 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     rows: list[Charge] = []
     for judged in judged_units(pool, lines, market, rules):
         opens = judged.parts(judged.cases)
-        keeps = opens if judged.with_orders else judged.now.binding()
+        keeps = opens if judged.with_orders or len(judged.cases) == 1 else judged.now.binding()
         rows += [
             Charge(name, judged.unit.name, judged.initial_factor * opens[name], keeps[name], 0.0,
                    _detail(name, judged, value))
