@@ -19,7 +19,7 @@ from bt_margin.model.assessment import (
 )
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import account_report, options, portfolio_report, spot_margin
+from bt_margin.modes import account_report, crossing, options, portfolio_report, spot_margin
 from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
 from bt_margin.modes.cross import CROSS, backing, reserved
 from bt_margin.modes.isolated import ISOLATED
@@ -60,7 +60,8 @@ def assess(
     judged = [(pool, judge(pool, market, rules)) for pool in account_pools(account, mode)]
     pool_reports = tuple(_pool_report(pool, j, market, rules) for pool, j in judged)
     whole = next(((i, pool, j) for i, (pool, j) in enumerate(judged) if pool.holdings is not None), None)
-    prices = {} if whole is None else account_report.coin_prices(whole[1], whole[2], market, rules)
+    search = crossing.coin_prices if mode is PORTFOLIO else account_report.coin_prices
+    prices = {} if whole is None else search(whole[1], whole[2], market, rules)
     positions = tuple(
         _position_report(position, pool, j, market, rules, prices) for pool, j in judged for position in pool.positions
     )

@@ -372,3 +372,25 @@ def test_the_terminal_shows_units_scenarios_and_changes(tmp_path: Path, capsys: 
     assert {"spot_shock", "vol_shock", "pnl", "value"} <= set(mr1["detail"])
     assert call("margin", str(path), "--add", "BTC/USDT:USDT") == 2
     assert "--add: expected SYMBOL=SIZE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("orders", [[], [{"symbol": SWAP, "side": "sell", "amount": 60}]])
+def test_liquidation_prices_are_where_the_ratio_is_one(orders: list[dict[str, Any]]) -> None:
+    legs = [leg(SWAP, -200), leg(CALL, -100, 0.09), leg(INVERSE, 300)]
+    book = builder({"USDT": 60_000, "BTC": 0.3}, legs, orders=orders)
+    found = book.report(MODE)
+    row = next(row for row in found.positions if row.symbol == SWAP)
+    assert row.trigger_price is not None
+    assert row.bankruptcy_price is not None
+    assert 100_000 < row.trigger_price < row.bankruptcy_price
+    assert row.liquidation_price is not None  # of positions alone, as the stress test
+    move = row.liquidation_price / 100_000 - 1.0
+    (there,) = book.stress(MODE, [move])
+    assert there.margin_ratio == pytest.approx(1.0, rel=1e-9)
+    assert (row.liquidation_price == row.trigger_price) == (not orders)
+
+
+def test_a_debt_beyond_the_last_tier_ends_the_search_with_a_word() -> None:
+    tiers = {"USDT": [[100_000, 0.02, 0.1]]}
+    found = report({"USDT": 1_000, "BTC": 1}, [leg(SWAP, 100)], borrow_tiers=tiers)
+    assert any("liquidation price" in note for note in found.warnings) or found.positions[0].trigger_price
