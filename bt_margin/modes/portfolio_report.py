@@ -16,7 +16,7 @@ from bt_margin.model.instrument import Kind
 from bt_margin.model.market import Market
 from bt_margin.modes import account_report, currencies, inferred, options
 from bt_margin.modes.base import Judgement, Pool, judge
-from bt_margin.modes.portfolio import JudgedUnit, judged_units, worst_scenario
+from bt_margin.modes.judged_units import JudgedUnit, judged_units, worst_scenario
 from bt_margin.modes.valuation import break_even_price, order_price, taker
 from bt_margin.risk.grid import VOL_COLUMNS
 

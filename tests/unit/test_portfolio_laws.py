@@ -21,8 +21,9 @@ from bt_margin.model.market import Market
 from bt_margin.modes import currencies
 from bt_margin.modes.base import Judgement, Pool, judge
 from bt_margin.modes.distance import distance
+from bt_margin.modes.judged_units import judged_units
 from bt_margin.modes.options import model_mark, moved, years_left
-from bt_margin.modes.portfolio import PORTFOLIO, judged_units
+from bt_margin.modes.portfolio import PORTFOLIO
 from bt_margin.modes.unit_margin import UnitMargin
 from bt_margin.rules.book import Rules, load_rules
 
