@@ -465,6 +465,8 @@ class PositionBuilder:
     def _leverage(self, value: float | None, instrument: Instrument, path: str) -> float:
         if instrument.is_option:
             return 1.0  # options know no leverage setting
+        if value is None:  # portfolio margin needs none: the book may still be one for it
+            raise _Refused(f"{path}: expected a number, found nothing; add the key")
         leverage = _positive(value, path)
         spot, symbol = instrument.is_spot, instrument.symbol
         limit = (self._rules.margin_tiers(symbol) if spot else self._rules.tiers(symbol)).max_leverage

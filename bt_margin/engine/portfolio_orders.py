@@ -22,6 +22,7 @@ from bt_margin.modes.portfolio_report import limit
 from bt_margin.rules.book import Rules
 
 TINY = 1e-9
+_ENDLESS = 1e15
 
 
 def accepts(
@@ -60,6 +61,24 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
             return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
         order = replace(order, size=min(order.size, held))
     return _within_limit(account, order, rules) or _afford(account, order, market, rules)
+
+
+def largest(account: Account, order: Order, market: Market, rules: Rules) -> float:
+    """The largest size of this order that would be taken, in whole lots: bisection over the check itself."""
+    instrument = order.instrument
+
+    def fits(size: float) -> bool:
+        return size <= 0 or not isinstance(check(account, replace(order, size=size), market, rules), Refusal)
+
+    low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
+    while fits(high) and high < _ENDLESS:
+        low, high = high, instrument.floor(high * 2)
+    for _ in range(200):
+        middle = instrument.floor((low + high) / 2)
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ import numpy as np
 import pytest
 
 from bt_margin import MarginBroker, PositionBuilder
+from bt_margin.engine.builder import parse_time
+from bt_margin.engine.orders import Refusal
+from bt_margin.engine.portfolio_orders import check, largest
 from bt_margin.errors import BtMarginError, InputError, MissingPrice, NoRuleInForce, NotSupported
+from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountReport, RiskUnitReport
+from bt_margin.model.market import Market
 from bt_margin.modes import MODES, mode_named, played_mode
+from bt_margin.rules.book import load_rules
 
 from .test_cli import call
 
@@ -295,6 +302,20 @@ def test_orders_are_refused_by_equity_and_pass_when_they_lower_risk() -> None:
     assert "no position of BTC/USDT:USDT to reduce" in nothing.reason
 
 
+def test_the_largest_size_that_could_open() -> None:
+    rules = load_rules("okx").overlay(discounts=WHOLE, parameters={"portfolio": {"position_limit": "none"}}).as_of(
+        parse_time("2025-02-01T00:00:00Z", ""), "nearest")
+    market = Market(rules.time, PRICES["mark"], indexes=PRICES["index"])  # type: ignore[arg-type]
+    account = Account({"USDT": 100_000.0})
+    order = Order(1, rules.instrument(SWAP), "buy", 10.0, None, "cross")
+    size = largest(account, order, market, rules)
+    exposure = size * 0.01 * 100_000 / 100_000
+    assert 6.2 < exposure < 6.4  # 1 / (1.3 x (12 % + 0.2 %)), less the fee
+    assert not isinstance(check(account, replace(order, size=size), market, rules), Refusal)
+    above = check(account, replace(order, size=size + order.instrument.lot), market, rules)
+    assert isinstance(above, Refusal)
+
+
 # -- what-ifs ------------------------------------------------------------------------------------------------
 
 
@@ -394,3 +415,12 @@ def test_a_debt_beyond_the_last_tier_ends_the_search_with_a_word() -> None:
     tiers = {"USDT": [[100_000, 0.02, 0.1]]}
     found = report({"USDT": 1_000, "BTC": 1}, [leg(SWAP, 100)], borrow_tiers=tiers)
     assert any("liquidation price" in note for note in found.warnings) or found.positions[0].trigger_price
+
+
+def test_without_a_mode_the_others_say_what_they_miss() -> None:
+    reports, refused = builder({"USDT": 1e6}, [leg(SWAP, 100)]).reports()
+    assert [row.mode for row in reports] == [MODE]
+    assert all("leverage: expected a number" in row["reason"] for row in refused)
+    assert [row["mode"] for row in refused] == ["isolated", "cross", "multi-currency"]
+    with pytest.raises(InputError, match=r"positions\[0\]\.leverage"):
+        builder({"USDT": 1e6}, [leg(SWAP, 100)]).report("cross")
