@@ -230,7 +230,8 @@ def margin(
     reports, refused = builder.reports(mode)
     moves = {report.mode: builder.stress(report.mode) for report in reports} if stress else {}
     trades = cli_units.trades(add or ())
-    changes = [builder.what_if(report.mode, trades) for report in reports] if trades else []
+    changes, missed = builder.what_ifs(trades, [report.mode for report in reports]) if trades else ([], [])
+    refused += missed
     if json_:
         from dataclasses import asdict
 

@@ -235,6 +235,21 @@ class PositionBuilder:
         """The book before and after some trades, in one mode: which charge of which unit moved by how much."""
         return WhatIf(dict(trades), self.report(mode), self.adding(trades, leverage).report(mode))
 
+    def what_ifs(
+        self, trades: Mapping[str, float], modes: Iterable[str], leverage: float | None = None
+    ) -> tuple[list[WhatIf], list[dict[str, str]]]:
+        """The same in several modes: (changes, refused with reasons). Raises InputError where all of them refuse."""
+        done: list[WhatIf] = []
+        refused: list[dict[str, str]] = []
+        for mode in modes:
+            try:
+                done.append(self.what_if(mode, trades, leverage))
+            except (NotSupported, NoRuleInForce, _Refused) as error:
+                refused.append({"mode": mode, "reason": f"what if: {error}"})
+        if not done:
+            raise InputError(refused[0]["reason"])
+        return done, refused
+
     def stress(self, mode: str, shifts: Iterable[float] = DEFAULT_SHIFTS) -> list[StressRow]:
         """Move every price together and judge all instants at once; `margin_ratio` is the lowest of the pools."""
         moves = np.asarray(sorted(shifts), dtype=float)

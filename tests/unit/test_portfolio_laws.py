@@ -187,6 +187,31 @@ def test_arrays_say_what_single_instants_say(legs: Legs, coins: float) -> None:
             assert found == pytest.approx(float(getattr(one, name)), rel=1e-9, abs=1e-6), name
 
 
+@pytest.mark.parametrize("day", ["2023-06-01", "2024-08-05", "2025-10-10"])
+@pytest.mark.parametrize("resting", [False, True])
+def test_arrays_and_instants_agree_under_the_rules_of_every_regime_with_orders(day: str, resting: bool) -> None:
+    known = load_rules("okx").overlay(
+        discounts=dict.fromkeys(("BTC", "USDT", "USDC"), WHOLE),
+        borrow_tiers={c: [[1e15, 0.02, 0.1]] for c in ("BTC", "USDT", "USDC")},
+    ).as_of(parse_time(f"{day}T00:00:00Z", ""), "nearest")
+    orders = [Order(0, instrument(SWAP), "buy", 300.0, None, "cross"),
+              Order(1, instrument(OPTIONS[1]), "sell", 200.0, None, "cross"),
+              Order(2, rules().instrument("BTC/USDT"), "sell", 2.0, 120_000.0, "cross")]
+    legs = [(SWAP, -1_000.0), (FUTURE, 400.0), (OPTIONS[0], -300.0), (OPTIONS[3], 200.0), (INVERSE, 500.0),
+            (USDC, 20_000.0)]
+    held = pool(legs, {"USDT": 1e5, "BTC": 5.0}, orders if resting else [])
+    money = replace(currencies.of(held), spot_use=SpotUse({}, {"BTC": "USDT"}))
+    held = replace(held, holdings=money)
+    prices, usdt = np.array([60_000.0, 118_000.0, 120_000.0, 151_000.0]), np.array([0.97, 1.0, 0.999, 1.001])
+    fixed = dict.fromkeys(OPTIONS, 0.5)
+    many = judge(held, market(prices, usdt, vols=fixed), known)
+    for i, (price, coin) in enumerate(zip(prices, usdt, strict=True)):
+        one = judge(held, market(float(price), float(coin), vols=fixed), known)
+        for name in ("equity", "initial", "maintenance", "fee"):
+            found = np.broadcast_to(getattr(many, name), prices.shape)[i]
+            assert found == pytest.approx(float(getattr(one, name)), rel=1e-9, abs=1e-6), name
+
+
 @settings(deadline=None, max_examples=40)
 @given(legs_of, st.floats(-20, 20))
 def test_the_parts_add_up(legs: Legs, coins: float) -> None:
