@@ -391,7 +391,7 @@ def test_the_terminal_shows_units_scenarios_and_changes(tmp_path: Path, capsys: 
     charges = body["reports"][-1]["pools"][0]["charges"]
     mr1 = next(charge for charge in charges if charge["name"] == "MR1")
     assert {"spot_shock", "vol_shock", "pnl", "value"} <= set(mr1["detail"])
-    assert call("margin", str(path), "--json", "--add", f"{INVERSE}=40") == 0  # a new contract: some modes want leverage
+    assert call("margin", str(path), "--json", "--add", f"{INVERSE}=40") == 0  # new there: some want leverage
     body = json.loads(capsys.readouterr().out)
     assert [row["mode"] for row in body["what_if"]] == [MODE]
     assert "what if: positions[2].leverage" in body["refused"][0]["reason"]
