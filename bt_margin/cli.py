@@ -210,6 +210,7 @@ def margin(
     book: Path,
     *,
     mode: str | None = None,
+    add: list[str] | None = None,
     json_: Json = False,
     stress: Flag = False,
 ) -> None:
@@ -221,6 +222,8 @@ def margin(
         A JSON file: time, balances, positions, orders, prices (see the README).
     mode
         One mode (a refusal exits 2). Default: every mode, refusals listed.
+    add
+        What if this were traded at the mark: SYMBOL=SIZE (signed contracts, coins for spot); repeatable.
     json_
         Print the reports as JSON.
     stress
@@ -228,6 +231,7 @@ def margin(
     """
     import msgspec
 
+    from bt_margin import cli_units
     from bt_margin.engine.builder import PositionBuilder
 
     try:
@@ -241,12 +245,17 @@ def margin(
     builder = PositionBuilder.from_dict(raw)
     reports, refused = builder.reports(mode)
     moves = {report.mode: builder.stress(report.mode) for report in reports} if stress else {}
+    trades = cli_units.trades(add or ())
+    changes, missed = builder.what_ifs(trades, [report.mode for report in reports]) if trades else ([], [])
+    refused += missed
     if json_:
         from dataclasses import asdict
 
         body: dict[str, Any] = {"reports": [report.to_dict() for report in reports], "refused": refused}
         if stress:
             body["stress"] = {name: [asdict(row) for row in rows] for name, rows in moves.items()}
+        if changes:
+            body["what_if"] = [change.to_dict() for change in changes]
         print(json.dumps(body, indent=1, allow_nan=False))
         return
     console = _console()
@@ -296,6 +305,7 @@ def margin(
             )
         if data["positions"]:
             console.print(rows)
+        cli_units.show_units(console, _table, data)
         if data["orders"]:
             orders = _table(f"{report.mode}: orders", ("symbol", "side", "amount", "initial", "loss", "fee", "answer"))
             for o in data["orders"]:
@@ -316,6 +326,8 @@ def margin(
             console.print(table)
         for warning in data["warnings"]:
             console.print(f"note: {warning}", style="dim", markup=False)
+    for change in changes:
+        cli_units.show_what_if(console, _table, change)
     for refusal in refused:
         console.print(f"{refusal['mode']}: {refusal['reason']}", style="yellow", markup=False)
 

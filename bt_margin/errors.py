@@ -25,3 +25,7 @@ class NotSupported(InputError):
 
 class NotConserved(BtMarginError):
     """Money appeared or vanished: a defect of this package, never of the caller."""
+
+
+class Ineligible(InputError):
+    """The account may not enter the margin mode."""

@@ -14,16 +14,17 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from bt_margin.engine import credit
+from bt_margin.engine import credit, portfolio_orders
 from bt_margin.engine import orders as order_rules
+from bt_margin.engine.what_if import WhatIf, traded
 from bt_margin.errors import BtMarginError, InputError, MissingPrice, NoRuleInForce, NotSupported
 from bt_margin.model.account import MARGIN_MODES, Account, Order, Position
 from bt_margin.model.assessment import AccountReport, iso
-from bt_margin.model.borrowing import Borrowing
+from bt_margin.model.borrowing import Borrowing, SpotUse
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.loan import LONG, MarginPosition, default_collateral
 from bt_margin.model.market import Market
-from bt_margin.modes import MODES, PLANNED, borrow, mode_named, options
+from bt_margin.modes import MODES, borrow, mode_named, options
 from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import account_pools, assess
 from bt_margin.modes.base import judge
@@ -78,6 +79,13 @@ class BorrowRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen
     collateral_off: list[str] = []
 
 
+class SpotRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What portfolio margin asks about spot: coins that may hedge at most, and which settlement's unit they join."""
+
+    cap: dict[str, float] = {}
+    unit: dict[str, str] = {}
+
+
 class RulesRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     venue: str = "okx"
     as_of: str | None = None
@@ -91,6 +99,7 @@ class BookFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=
     orders: list[OrderRow] = []
     prices: Prices = Prices()
     borrow: BorrowRow = BorrowRow()
+    spot_in_use: SpotRow = SpotRow()
     rules: RulesRow = RulesRow()
     instruments: dict[str, dict[str, Any]] = {}
     fees: dict[str, dict[str, float]] = {}
@@ -117,7 +126,8 @@ class PositionBuilder:
         self._time = parse_time(book.time, "time")
         as_of = self._time if book.rules.as_of is None else parse_time(book.rules.as_of, "rules.as_of")
         rules: RuleBook = load_rules(book.rules.venue).overlay(
-            instruments=book.instruments, fees=book.fees, discounts=book.discounts, borrow_tiers=book.borrow_tiers
+            instruments=book.instruments, fees=book.fees, discounts=book.discounts, borrow_tiers=book.borrow_tiers,
+            parameters={"portfolio": book.portfolio} if book.portfolio else {},
         )
         self._rules: Rules = rules.as_of(as_of, book.rules.extrapolate)
 
@@ -178,13 +188,15 @@ class PositionBuilder:
     def report(self, mode: str) -> AccountReport:
         """What the book requires in one mode. Raises where the mode refuses it."""
         account, market = self._account(mode), self._market()
-        answer = credit.report if mode in _BORROWING else order_rules.report
+        answer = _GATES.get(mode, order_rules.report)
         rows = tuple(answer(account, order, market, self._rules) for order in self._orders(account, mode))
         for order in self._orders(account, mode):
             account.place(order)
         report = assess(account, mode_named(mode), market, self._rules, (), rows)
         unusual = spot_margin_rules.unusual_collateral(account.positions.values(), self._rules)
-        if mode in _BORROWING and report.account.equity_usd < self._rules.multi_currency.min_equity:
+        if mode == _PORTFOLIO:
+            unusual += portfolio_orders.eligibility_notes(report, self._rules)
+        elif mode in _BORROWING and report.account.equity_usd < self._rules.multi_currency.min_equity:
             least = self._rules.multi_currency.min_equity
             unusual.append(f"{mode}: an account needs {least:,.10g} USD to enter, this one has "
                            f"{report.account.equity_usd:,.2f}")
@@ -196,11 +208,44 @@ class PositionBuilder:
             return [self.report(mode)], []
         done: list[AccountReport] = []
         refused: list[dict[str, str]] = []
-        for name in (*MODES, *PLANNED):
+        for name in MODES:
             try:
                 done.append(self.report(name))
             except (NotSupported, NoRuleInForce, _Refused) as error:
                 refused.append({"mode": name, "reason": str(error)})
+        if not done:
+            raise InputError(refused[0]["reason"])
+        return done, refused
+
+    def adding(self, trades: Mapping[str, float], leverage: float | None = None) -> PositionBuilder:
+        """The book after some trades at the mark: signed contracts (coins for spot) by symbol, no fees.
+
+        `leverage`: the setting of positions that open, where the mode asks for one. Raises InputError, MissingPrice.
+        """
+        book: dict[str, Any] = msgspec.to_builtins(self._book)
+        book["positions"] = [{k: v for k, v in row.items() if v is not None} for row in book["positions"]]
+        for symbol, size in trades.items():
+            if not math.isfinite(size):
+                raise InputError(f"what_if.{symbol}: expected a finite size, found {size}")
+            instrument = self._instrument(symbol, f"what_if.{symbol}")
+            book = traded(book, symbol, size, instrument, self._market(), leverage)
+        return PositionBuilder.from_dict(book)
+
+    def what_if(self, mode: str, trades: Mapping[str, float], leverage: float | None = None) -> WhatIf:
+        """The book before and after some trades, in one mode: which charge of which unit moved by how much."""
+        return WhatIf(dict(trades), self.report(mode), self.adding(trades, leverage).report(mode))
+
+    def what_ifs(
+        self, trades: Mapping[str, float], modes: Iterable[str], leverage: float | None = None
+    ) -> tuple[list[WhatIf], list[dict[str, str]]]:
+        """The same in several modes: (changes, refused with reasons). Raises InputError where all of them refuse."""
+        done: list[WhatIf] = []
+        refused: list[dict[str, str]] = []
+        for mode in modes:
+            try:
+                done.append(self.what_if(mode, trades, leverage))
+            except (NotSupported, NoRuleInForce, _Refused) as error:
+                refused.append({"mode": mode, "reason": f"what if: {error}"})
         if not done:
             raise InputError(refused[0]["reason"])
         return done, refused
@@ -265,6 +310,8 @@ class PositionBuilder:
         account = Account(self._book.balances, "hedge" if hedge else "net")
         if mode in _BORROWING:
             self._take_borrowing(account)
+        if mode == _PORTFOLIO:
+            self._take_spot_use(account)
         for currency, amount in account.balances.items():
             if amount < 0 and mode not in _BORROWING:
                 raise _Refused(
@@ -273,9 +320,12 @@ class PositionBuilder:
                 )
         for i, row in enumerate(self._book.positions):
             position = self._position(row, f"positions[{i}]", account, mode)
-            if mode in _BORROWING and position.margin_mode == "isolated" and not self._rules.multi_currency.isolated:
-                raise _Refused(f"positions[{i}].margin_mode: multi-currency margin takes no isolated positions any "
+            if position.margin_mode == "isolated" and not self._takes_isolated(position, mode):
+                raise _Refused(f"positions[{i}].margin_mode: {mode} margin takes no isolated positions any "
                                "more at that time (50072)")
+            if mode == _PORTFOLIO and position.margin_mode == "cross" and position.side != "net":
+                raise _Refused(f"positions[{i}].position_side: portfolio margin is one-way; expected net, "
+                               f"found {position.side}")
             if mode in _BORROWING and isinstance(position, MarginPosition) and position.margin_mode == "cross":
                 credit.dissolve(position, account)
             else:
@@ -283,6 +333,23 @@ class PositionBuilder:
         if mode in _BORROWING:
             credit.check_choices(account, self._rules)
         return account
+
+    def _takes_isolated(self, position: Position, mode: str) -> bool:
+        if mode == _PORTFOLIO:
+            return not isinstance(position, MarginPosition) or self._rules.portfolio_account.isolated_loans
+        return mode not in _BORROWING or self._rules.multi_currency.isolated
+
+    def _take_spot_use(self, account: Account) -> None:
+        """The book's choices about spot in use, each checked."""
+        row = self._book.spot_in_use
+        for coin, cap in row.cap.items():
+            if cap < 0:
+                raise InputError(f"spot_in_use.cap.{coin}: expected coins, zero or more, found {cap:g}")
+        for coin, side in row.unit.items():
+            choices = [coin if choice == "coin" else choice for choice in self._rules.portfolio(coin).spot_choices]
+            if side not in choices:
+                raise InputError(f"spot_in_use.unit.{coin}: expected one of {', '.join(choices)}, found {side!r}")
+        account.spot_use = SpotUse(dict(row.cap), dict(row.unit))
 
     def _take_borrowing(self, account: Account) -> None:
         """The book's choices about borrowing, each checked."""
@@ -318,7 +385,10 @@ class PositionBuilder:
                 raise InputError(f"{path}.{name}: {row.symbol} is no spot pair; only spot-margin positions have it")
         contracts = _needed(row.contracts, f"{path}.contracts")
         entry = _positive(row.entry_price, f"{path}.entry_price")
-        leverage = self._leverage(row.leverage, instrument, f"{path}.leverage")
+        if mode == _PORTFOLIO and row.margin_mode == "cross":
+            leverage = 1.0  # portfolio margin knows no leverage setting: none is asked for, one given says nothing
+        else:
+            leverage = self._leverage(row.leverage, instrument, f"{path}.leverage")
         if contracts == 0:
             raise InputError(f"{path}.contracts: expected a size, found 0; leave the position out")
         if row.position_side != "net" and contracts < 0:
@@ -390,7 +460,7 @@ class PositionBuilder:
                 if collateral not in (instrument.base, instrument.quote):
                     raise InputError(f"{path}.margin_currency: expected {instrument.base} or {instrument.quote}, "
                                      f"found {collateral!r}")
-            if not cash:
+            if not cash and not (mode == _PORTFOLIO and margin_mode == "cross"):
                 if held is None and instrument.is_spot:  # the pair's other margin mode tells its leverage
                     held = next((p for p in account.positions.values() if p.symbol == row.symbol), None)
                 given = row.leverage if row.leverage is not None else held.leverage if held else None
@@ -411,6 +481,8 @@ class PositionBuilder:
     def _leverage(self, value: float | None, instrument: Instrument, path: str) -> float:
         if instrument.is_option:
             return 1.0  # options know no leverage setting
+        if value is None:  # portfolio margin needs none: the book may still be one for it
+            raise _Refused(f"{path}: expected a number, found nothing; add the key")
         leverage = _positive(value, path)
         spot, symbol = instrument.is_spot, instrument.symbol
         limit = (self._rules.margin_tiers(symbol) if spot else self._rules.tiers(symbol)).max_leverage
@@ -421,8 +493,11 @@ class PositionBuilder:
         return leverage
 
 
-_BORROWING = ("multi-currency",)
+_PORTFOLIO = "portfolio"
+_BORROWING = ("multi-currency", _PORTFOLIO)
 """Modes whose pool is the account: a missing coin is borrowed, balances may be negative."""
+_GATES = {"multi-currency": credit.report, _PORTFOLIO: portfolio_orders.report}
+"""How a mode answers an order, where that is not the single-currency check."""
 
 
 def _take_margin(position: Position, path: str, account: Account, margin: float | None = None) -> float:

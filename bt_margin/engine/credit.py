@@ -26,27 +26,7 @@ TINY = 1e-9
 
 
 def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    """The order as the venue takes it (closing orders cut to the position), or why it is refused, with the largest size
-    that would be taken (whole lots, by bisection over the check itself)."""
-    answer = _answer(account, order, market, rules)
-    if isinstance(answer, Refusal) and not answer.largest_size:
-        return replace(answer, largest_size=_largest(account, order, market, rules))
-    return answer
-
-
-def _largest(account: Account, order: Order, market: Market, rules: Rules) -> float:
-    instrument = order.instrument
-    low, high = 0.0, instrument.floor(order.size)
-    for _ in range(100):
-        middle = instrument.floor((low + high) / 2)
-        if middle in (low, high):
-            break
-        refused = isinstance(_answer(account, replace(order, size=middle), market, rules), Refusal)
-        low, high = (low, middle) if refused else (middle, high)
-    return low
-
-
-def _answer(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
     taken = listed(order, market)
     if isinstance(taken, Refusal):
         return taken

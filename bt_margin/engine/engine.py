@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bt_margin.engine import booking, credit, debts, spot_margin
+from bt_margin.engine import booking, credit, debts, portfolio_orders, spot_margin
 from bt_margin.engine import orders as order_rules
 from bt_margin.engine.accrual import FundingSeries, funding_entries
 from bt_margin.engine.booking import Fill
 from bt_margin.engine.clock import DebtHour, Deleveraging, InterestHour, References, due_events
 from bt_margin.engine.orders import Refusal
 from bt_margin.engine.takeover import deleverage, force, settle, settle_cash, settle_isolated
-from bt_margin.errors import InputError, MissingPrice, NotConserved, NotSupported
+from bt_margin.errors import Ineligible, InputError, MissingPrice, NotConserved, NotSupported
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.assessment import AccountReport, ratio
 from bt_margin.model.event import (
@@ -39,7 +39,7 @@ from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import MODES, currencies, options, played_mode
+from bt_margin.modes import currencies, options
 from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
@@ -80,8 +80,6 @@ class MarginEngine:
         slippage: float = 0.0,
         strict: bool = False,
     ) -> None:
-        if mode.name in MODES:
-            played_mode(mode.name)  # raises for one that only judges a book yet
         self.account = account
         self.mode = mode
         self.book = book
@@ -105,6 +103,17 @@ class MarginEngine:
         self._owed = {c for c, amount in account.balances.items() if amount < 0}
         if mode.whole:
             credit.check_choices(account, self.rules)
+
+    def check_eligible(self) -> None:
+        """Raise Ineligible where the venue would not let the account, as it is, into the mode."""
+        if not self.mode.whole:
+            return
+        least = (self.rules.portfolio_account.min_equity_usd if self.mode.name == "portfolio"
+                 else self.rules.multi_currency.min_equity)
+        worth = self.equity_usd()
+        if worth < least:
+            raise Ineligible(f"mode: {self.mode.name} margin needs an account of {least:,.10g} USD, "
+                             f"found {worth:,.2f}; give it more, or take another mode")
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -206,9 +215,13 @@ class MarginEngine:
         return self._answer(account, order)
 
     def _answer(self, account: Account, order: Order) -> Order | Refusal:
-        if self.mode.whole:
-            return credit.check(account, order, self.market, self.rules)
-        return order_rules.check(account, order, self.market, self.rules)
+        """What the mode's gate says; a refusal names the largest size that would pass it."""
+        gate = _GATES.get(self.mode.name, order_rules.check)
+        answer = gate(account, order, self.market, self.rules)
+        if self.mode.whole and isinstance(answer, Refusal) and not answer.largest_size:
+            largest = order_rules.largest_taken(gate, account, order, self.market, self.rules)
+            return replace(answer, largest_size=largest)
+        return answer
 
     def accept(self, order: Order) -> Order | Refusal:
         """Check an order and let it rest; a refusal becomes an event."""
@@ -226,16 +239,19 @@ class MarginEngine:
         Books nothing. The share is 1.0 when nothing is refused; found by bisection over the checks themselves.
         """
 
+        gate = _GATES.get(self.mode.name, order_rules.check)
+
         def first(share: float) -> Refusal | None:
             account = Account(position_mode=self.account.position_mode)
             account.balances, account.positions = self.account.balances, self.account.positions
             account.borrowing, account.accrued = self.account.borrowing, self.account.accrued
+            account.spot_use = self.account.spot_use
             account.orders = dict(self.account.orders)
             for order in orders:
                 size = order.instrument.floor(order.size * share)
                 if size <= 0:
                     continue
-                answer = self._answer(account, replace(order, size=size))
+                answer = gate(account, replace(order, size=size), self.market, self.rules)
                 if isinstance(answer, Refusal):
                     return answer
                 account.place(answer)
@@ -310,6 +326,8 @@ class MarginEngine:
             raise InputError(f"leverage: expected a setting of 1 or more, found {leverage!r}")
         if position.instrument.is_option:
             return Refusal("options know no leverage setting")
+        if self.mode.name == "portfolio" and key.margin_mode == "cross":
+            return Refusal("portfolio margin knows no leverage setting")
         if isinstance(position, MarginPosition):
             mark = float(self.market.mark(key.symbol))
             reason = spot_margin_rules.leverage_refusal(position, leverage, mark, self.rules)
@@ -756,6 +774,8 @@ class MarginEngine:
     def _note_distance(self, pool: Pool, judgement: Judgement) -> None:
         """Remember the first and the lowest distance to liquidation of the run (per cent)."""
         low = self.min_distance
+        if not pool.positions and not (pool.holdings is not None and pool.holdings.owe):
+            return  # orders alone: nothing is held yet
         if not may_be_nearer(pool, low, self.market, self.rules):
             return
         away = distance(pool, judgement, self.market, self.rules)
@@ -779,6 +799,8 @@ class MarginEngine:
         position = self.account.positions.get(order.key)
         if position is None or order.closes or order.is_cash or order.leverage == position.leverage:
             return None
+        if self.mode.name == "portfolio" and order.margin_mode == "cross":
+            return None
         if order.instrument.is_spot and position.sign != order.sign:
             return None  # what a reversal opens is a position of its own
         if position.sign != order.sign or order_rules.opening(self.account, order) <= 0:
@@ -799,6 +821,10 @@ class MarginEngine:
             worth = float(position.notional(self.market))
             self._bankrupt(self._pool_of(position), position, traded.paid, worth, report)
         return Fill(traded.closed, traded.opened, price, traded.pnl, traded.closed_fee, traded.opened_fee)
+
+
+_GATES = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
+"""How a mode answers an order, where it is not by the money of one currency."""
 
 
 def _needing(pool: Pool) -> bool:

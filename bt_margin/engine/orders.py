@@ -6,6 +6,7 @@ DEMO-ORDER-FREEZE-*.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bt_margin.engine import spot_margin
@@ -227,6 +228,21 @@ def largest_affordable(account: Account, order: Order, market: Market, rules: Ru
         if middle in (low, high):
             break
         low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+Gate = Callable[[Account, Order, Market, Rules], "Order | Refusal"]
+
+
+def largest_taken(gate: Gate, account: Account, order: Order, market: Market, rules: Rules) -> float:
+    """The largest size up to the order's own that a gate lets pass, in whole lots: bisection over the gate itself."""
+    low, high = 0.0, order.instrument.floor(order.size)
+    for _ in range(200):
+        middle = order.instrument.floor((low + high) / 2)
+        if middle in (low, high):
+            break
+        refused = isinstance(gate(account, replace(order, size=middle), market, rules), Refusal)
+        low, high = (low, middle) if refused else (middle, high)
     return low
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bt_margin.errors import InputError, NotConserved
-from bt_margin.model.borrowing import Borrowing
+from bt_margin.model.borrowing import Borrowing, SpotUse
 from bt_margin.model.instrument import Instrument, Number
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.market import Market
@@ -183,6 +183,7 @@ class Account:
         self.fund: dict[str, float] = {}
         self.ledger: list[Entry] = []
         self.opening: dict[str, float] = {}
+        self.spot_use = SpotUse()  # only in portfolio margin
         self.borrowing = Borrowing()  # these two only where the whole account stands behind its debts
         self.accrued: dict[str, float] = {}  # interest not deducted yet, by currency: owed, but still in the balance
         for currency, amount in (balances or {}).items():
@@ -204,6 +205,7 @@ class Account:
         copy.balances, copy.positions = dict(self.balances), dict(self.positions)
         copy.orders, copy.fund = dict(self.orders), dict(self.fund)
         copy.borrowing, copy.accrued = self.borrowing, dict(self.accrued)
+        copy.spot_use = self.spot_use
         copy.apply(entry)
         return copy
 

@@ -83,16 +83,16 @@ class PositionReport:
     unrealised_pnl: float
     unrealised_pnl_ratio: float
     margin: float
-    initial_margin: float
-    maintenance_margin: float
-    liquidation_fee: float
+    initial_margin: float | None  # None, as leverage and tier: in portfolio margin only the unit has them
+    maintenance_margin: float | None
+    liquidation_fee: float | None
     margin_ratio: float | None
     trigger_price: float | None
     liquidation_price: float | None
     bankruptcy_price: float | None
     break_even_price: float
-    leverage: float
-    tier: int
+    leverage: float | None
+    tier: int | None
     available_assets: float
     delta: float
     gamma: float
@@ -124,6 +124,47 @@ class OrderReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RiskUnitReport:
+    """A risk unit of portfolio margin, in USD: MR1 to MR9 (MR8 is the account's), their scenarios and its greeks.
+
+    `mr7` is after its progressive scale; `mr1_scenarios`: profit by move and vol column, negative for a loss. Deltas in
+    coins (the `_pa` set of the value in coin), gamma per USD, vega per vol point, theta per day; spot in use counts in
+    the deltas. `dominant`: the charge that weighs most. `indicative`: more than half of `mmr` rests on inferred
+    parameters (`inferred_share`), named in `inferred`.
+    """
+
+    unit: str
+    delta_usd: float
+    mr1: float
+    mr2: float
+    mr3: float
+    mr4: float
+    mr5: float
+    mr6: float
+    mr7: float
+    mr9: float
+    mmr: float
+    imr: float
+    upl_usd: float
+    mr1_scenarios: Mapping[str, Mapping[str, float]]
+    mr1_worst: Mapping[str, Any]
+    mr6_worst: Mapping[str, Any]
+    spot_in_use: float
+    delta: float
+    gamma: float
+    vega: float
+    theta: float
+    delta_pa: float
+    gamma_pa: float
+    vega_pa: float
+    theta_pa: float
+    dominant: str
+    inferred_share: float
+    indicative: bool
+    inferred: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AccountTotals:
     equity_usd: float
     adjusted_equity_usd: float | None
@@ -150,6 +191,7 @@ class AccountReport:
     orders: tuple[OrderReport, ...] = ()
     evidence: tuple[Any, ...] = ()
     warnings: tuple[str, ...] = ()
+    risk_units: tuple[RiskUnitReport, ...] = ()
 
     def pool(self, name: str) -> PoolReport | None:
         return next((pool for pool in self.pools if pool.name == name), None)
@@ -170,7 +212,7 @@ class AccountReport:
             "currencies": [asdict(row) for row in self.currencies],
             "positions": [asdict(row) for row in self.positions],
             "orders": [asdict(row) for row in self.orders],
-            "risk_units": [],
+            "risk_units": [asdict(row) for row in self.risk_units],
             "evidence": [asdict(row) for row in self.evidence],
             "warnings": list(self.warnings),
         }

@@ -20,13 +20,30 @@ class Borrowing:
 
 
 @dataclass(frozen=True, slots=True)
+class SpotUse:
+    """How much of a coin may hedge its derivatives in portfolio margin, and where.
+
+    `cap`: coins at most, by coin (OKX `clSpotInUseAmt`); without one all that hedges. `unit`: the settlement whose unit
+    the spot of a coin joins, USDT, USDC or the coin itself (OKX `spotOffsetType`), where the rules make it a choice.
+    """
+
+    cap: Mapping[str, float] = field(default_factory=dict)
+    unit: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Holdings:
     """The money of a pool that is the whole account: cash by currency (negative: owed), interest accrued and not yet
-    deducted, and what its owner chose about borrowing."""
+    deducted, and what its owner chose about borrowing and spot.
+
+    `option_value`: what options are worth backs the account; None: where the rules of multi-currency margin say so.
+    """
 
     balances: Mapping[str, float]
     accrued: Mapping[str, float] = field(default_factory=dict)
     borrowing: Borrowing = field(default_factory=Borrowing)
+    spot_use: SpotUse = field(default_factory=SpotUse)
+    option_value: bool | None = None
 
     @property
     def owe(self) -> bool:

@@ -19,10 +19,11 @@ from bt_margin.model.assessment import (
 )
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import account_report, options, spot_margin
+from bt_margin.modes import account_report, options, portfolio_report, spot_margin
 from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
 from bt_margin.modes.cross import CROSS, backing, reserved
 from bt_margin.modes.isolated import ISOLATED
+from bt_margin.modes.portfolio import PORTFOLIO
 from bt_margin.modes.valuation import (
     break_even_price,
     held_tier,
@@ -77,7 +78,7 @@ def assess(
     evidence = rules.evidence()
     if orders is None:
         orders = [order_report(account, o, market, rules, mode) for o in account.orders.values()]
-    return AccountReport(
+    report = AccountReport(
         mode=mode.name,
         time=market.time,
         account=sums,
@@ -89,6 +90,9 @@ def assess(
         warnings=(*extra_warnings, *unknown, *(f"stand-in: {what}" for what in sorted(market.stand_ins)),
                   *_stood_in(evidence)),
     )
+    if whole is None or whole[1].mode is not PORTFOLIO:
+        return report
+    return portfolio_report.completed(report, whole[1], market, rules)
 
 
 def _stood_in(evidence: Iterable[Evidence]) -> list[str]:
@@ -193,6 +197,8 @@ def _position_report(
     position: Position, pool: Pool, judgement: Judgement, market: Market, rules: Rules,
     prices: Mapping[str, account_report.CoinPrices],
 ) -> PositionReport:
+    if pool.mode is PORTFOLIO:
+        return portfolio_report.position(position, judgement, market, rules, prices)
     if position.instrument.is_option:
         return options.report(position, pool, judgement, market, rules)
     if isinstance(position, MarginPosition):
@@ -279,6 +285,9 @@ def order_report(
     account: Account, order: Order, market: Market, rules: Rules, mode: MarginMode = CROSS
 ) -> OrderReport:
     """What an order reserves: margin and fee of its opening part, and its loss against the mark."""
+    if mode is PORTFOLIO and order.margin_mode != "isolated":
+        (pool,) = PORTFOLIO.pools(account)
+        return portfolio_report.order(pool, order, market, rules)
     if order.instrument.is_spot and order.margin_mode != "isolated":
         whole = next((pool for pool in account_pools(account, mode) if pool.holdings is not None), None)
         if whole is not None:

@@ -142,12 +142,17 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
             buys = [o for o in sub.orders if o.instrument.is_option and o.side == "buy"]
             premiums = sum((options.order_premium(o, o.size, market) for o in buys), 0.0)
         cash, accrued = money.balances.get(name, 0.0), money.accrued.get(name, 0.0)
-        counted = value if sub.positions and rules.multi_currency.option_value else 0.0
+        counted = value if sub.positions and _backs(money, rules) else 0.0
         rows.append(
             Line(name, cash, accrued, upl, value, spot.get(name, 0.0), premiums, held, fees, market.usd(name),
                  cash - accrued + upl + counted)
         )
     return tuple(rows)
+
+
+def _backs(money: Holdings, rules: Rules) -> bool:
+    """True where what options are worth backs the account."""
+    return rules.multi_currency.option_value if money.option_value is None else money.option_value
 
 
 def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], rules: Rules) -> Number:

@@ -116,13 +116,7 @@ def report(position: Position, pool: Pool, judgement: Judgement, market: Market,
     initial, maintenance, fee = (
         (float(rows[0].initial), float(rows[0].maintenance), float(rows[0].fee)) if rows else (0.0, 0.0, 0.0)
     )
-    forward, index = float(market.forward(position.symbol)), float(market.index(instrument.pair))
-    years = years_left(instrument, market.time)
-    vol = float(implied_vol(instrument, mark, forward, index, years))
-    right, strike = instrument.terms.right, instrument.terms.strike
-    known = 0.0 if np.isnan(vol) else vol  # at or below intrinsic: no time value, greeks of the payoff itself
-    bs = black.greeks_bs(right, forward, strike, years, known, index)
-    pa = black.greeks_pa(right, forward, strike, years, known)
+    bs, pa = greeks(instrument, market)
     value = float(position.value(market))
     profit = float(position.unrealised(market))
     return PositionReport(
@@ -138,6 +132,16 @@ def report(position: Position, pool: Pool, judgement: Judgement, market: Market,
         theta=units * float(bs.theta), delta_pa=units * float(pa.delta), gamma_pa=units * float(pa.gamma),
         vega_pa=units * float(pa.vega), theta_pa=units * float(pa.theta), option_value=value,
     )
+
+
+def greeks(instrument: Instrument, market: Market) -> tuple[black.Greeks, black.Greeks]:
+    """The BS and the PA set of one coin of an option, at the vol its mark implies."""
+    forward, index = float(market.forward(instrument.symbol)), float(market.index(instrument.pair))
+    years, terms = years_left(instrument, market.time), instrument.terms
+    vol = float(implied_vol(instrument, float(market.mark(instrument.symbol)), forward, index, years))
+    known = 0.0 if np.isnan(vol) else vol  # at or below intrinsic: no time value, greeks of the payoff itself
+    return (black.greeks_bs(terms.right, forward, terms.strike, years, known, index),
+            black.greeks_pa(terms.right, forward, terms.strike, years, known))
 
 
 # -- marks ----------------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from bt_margin.modes.account_report import Collateral
 class Recorder(bt.Analyzer):
     """Bar by bar: value, lowest margin ratio within the bar, prices; then events and ledger.
 
-    `get_analysis()`: {"series": {time, equity, margin_ratio, prices, collateral}, "events": [...],
+    `get_analysis()`: {"series": {time, equity, margin_ratio, prices, collateral, risk_units}, "events": [...],
     "ledger": [...], "warnings": [...], "evidence": [...], "entry_distance", "min_distance", "min_margin_ratio"}. Times
-    are ms UTC. `collateral` is by currency {equity, counted, accrued} in USD, of accounts that are one pool.
+    are ms UTC. `collateral` is by currency {equity, counted, accrued} in USD, of accounts that are one pool;
+    `risk_units` {time, units} when a portfolio account first held something.
     """
 
     def start(self) -> None:
@@ -27,6 +28,7 @@ class Recorder(bt.Analyzer):
         self._equity_usd: list[float] = []
         self._start_usd: float | None = None
         self._collateral: list[dict[str, Collateral]] = []
+        self._units: AccountReport | None = None  # portfolio margin: the account when it first held something
         self._ratio: list[float | None] = []
         self._prices: dict[str, list[float]] = {data._name: [] for data in self.datas}
         self._lows: dict[str, list[float]] = {data._name: [] for data in self.datas}
@@ -44,6 +46,8 @@ class Recorder(bt.Analyzer):
         self._equity.append(float(self.strategy.broker.getvalue()))
         self._equity_usd.append(engine.equity_usd())
         self._collateral.append(engine.collateral())
+        if self._units is None and engine.account.positions and engine.mode.name == "portfolio":
+            self._units = engine.assess()
         self._ratio.append(low)
         for data in self.datas:
             if len(data):
@@ -67,10 +71,13 @@ class Recorder(bt.Analyzer):
                 "time": self._time, "equity": self._equity, "equity_usd": self._equity_usd, "margin_ratio": self._ratio,
                 "prices": self._prices, "lows": self._lows, "highs": self._highs,
                 "collateral": _by_currency(self._collateral),
+                "risk_units": {} if self._units is None else {
+                    "time": self._units.time, "units": self._units.to_dict()["risk_units"]},
             },
             "events": [event_dict(event) for event in broker.events],
             "ledger": [entry_dict(entry) for entry in broker.ledger],
-            "warnings": [*engine.warnings(), *(f"stand-in: {s}" for s in sorted(engine.market.stand_ins))],
+            "warnings": [*engine.warnings(), *_leaned_on(self._units),
+                         *(f"stand-in: {s}" for s in sorted(engine.market.stand_ins))],
             "evidence": [to_builtins(row) for row in engine.evidence()],
             "start_equity_usd": self._start_usd,
             "usd": {c: float(engine.market.usd(c)) for c in {e.currency for e in broker.ledger}},
@@ -82,6 +89,11 @@ class Recorder(bt.Analyzer):
     def get_analysis(self) -> dict[str, Any]:
         """What `stop` gathered; empty with a stock broker or without a single bar."""
         return self._analysis
+
+
+def _leaned_on(report: AccountReport | None) -> list[str]:
+    """Which inferred parameters the units of an account rest on, as its report says."""
+    return [] if report is None else [text for text in report.warnings if "inferred parameters" in text]
 
 
 def _by_currency(bars: list[dict[str, Collateral]]) -> dict[str, dict[str, list[float]]]:

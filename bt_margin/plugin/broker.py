@@ -157,11 +157,13 @@ class MarginBroker(BackBroker):
         }
         time = min(bar.open_ms for bar in bars)
         market = market_at(Market(time, strict=bool(self.p.strict)), bars, OPEN, time, self.p.currency)
-        return MarginEngine(
+        engine = MarginEngine(
             self._account, mode_named(self.p.mode), self._book, market, extrapolate=self.p.extrapolate,
             funding=funding, interest=self.p.interest, deleveraging=self.p.deleveraging, slippage=self.p.slippage,
             strict=bool(self.p.strict),
         )
+        engine.check_eligible()
+        return engine
 
     # -- what users read ----------------------------------------------------------------------------------------
 
@@ -282,8 +284,8 @@ class MarginBroker(BackBroker):
 
     def leverage_of(self, key: PositionKey) -> float:
         """The leverage setting orders of a position get unless they say otherwise; options know none."""
-        if key.symbol.endswith(("-C", "-P")):
-            return 1.0
+        if key.symbol.endswith(("-C", "-P")) or (self.p.mode == "portfolio" and key.margin_mode == "cross"):
+            return 1.0  # options know no setting, portfolio margin neither
         found = self._settings.get(key)
         if found is None:
             leverage = self.p.leverage

@@ -10,7 +10,7 @@ from bt_margin.engine.builder import parse_time
 from bt_margin.errors import InputError
 from bt_margin.model.account import POSITION_MODES
 from bt_margin.model.borrowing import Borrowing
-from bt_margin.modes import PLAYED, played_mode
+from bt_margin.modes import MODES, mode_named
 from bt_margin.plugin.path import PATHS
 from bt_margin.rules.book import RuleBook, load_rules
 from bt_margin.rules.credit import RateSeries
@@ -42,14 +42,16 @@ def validate(p: Any) -> None:
         asked = [name for name, default in OWN.items() if getattr(p, name) != default]
         asked += ["cash"] if isinstance(p.cash, Mapping) else []
         if asked:
-            raise InputError(f"mode: expected one of {', '.join(PLAYED)} because {asked[0]} is given, found None")
+            raise InputError(f"mode: expected one of {', '.join(MODES)} because {asked[0]} is given, found None")
         return
-    played_mode(p.mode)
+    mode_named(p.mode)
     for name, allowed in (
         ("path", PATHS), ("position_mode", POSITION_MODES), ("extrapolate", ("nearest", "never")),
     ):
         if getattr(p, name) not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(p, name)!r}")
+    if p.mode == "portfolio" and p.position_mode != "net":
+        raise InputError(f"position_mode: portfolio margin is one-way; expected net, found {p.position_mode!r}")
     for currency, amount in opening_balances(p).items():
         if not isinstance(amount, numbers.Real) or not 0 <= amount < float("inf"):
             raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
@@ -59,7 +61,7 @@ def validate(p: Any) -> None:
             raise InputError(
                 f"interest: expected yearly rates of zero or more, or a RateSeries, found {currency}={rate!r}"
             )
-    if p.borrow and not played_mode(p.mode).whole:
+    if p.borrow and not mode_named(p.mode).whole:
         raise InputError(f"borrow: only where the account stands behind its debts as a whole, found mode {p.mode!r}")
     borrowing(p)
     if not 0 <= p.slippage < 1:

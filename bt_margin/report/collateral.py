@@ -30,10 +30,10 @@ def sentence(event: Row) -> str:
         if amount < 0:
             by_loss = known(row.get("unrealised_liability")) or 0.0
             why = f", {number(by_loss)} of it by unrealised losses" if by_loss > 0 else ""
-            parts.append(f"{size(round(-amount, 8))} {name} are owed ({number(-worth)} USD, in full{why})")
+            parts.append(f"{_coins(-amount)} {name} are owed ({number(-worth)} USD, in full{why})")
         else:
             cut = f", a haircut of {(1 - counted / worth) * 100:.2f} %" if worth and counted < worth else ""
-            parts.append(f"{size(round(amount, 8))} {name} are worth {number(worth)} USD and count for "
+            parts.append(f"{_coins(amount)} {name} are worth {number(worth)} USD and count for "
                          f"{number(counted)}{cut}")
     return f"Collateral and debts: {'; '.join(parts)}."
 
@@ -43,7 +43,7 @@ def conversion_sentence(event: Row) -> str:
     penalty = known(event.get("penalty"))
     cost = f"fee {number(event.get('fee'))}" + (f", penalty {number(penalty)}" if penalty else "")
     return (
-        f"{moment(event.get('time'))}: {event.get('reason')}: {size(round(known(event.get('sold_amount')) or 0.0, 8))} "
+        f"{moment(event.get('time'))}: {event.get('reason')}: {_coins(known(event.get('sold_amount')) or 0.0)} "
         f"{event.get('sold')} sold at {price(event.get('price'))} to buy back "
         f"{number(event.get('bought_amount'))} {event.get('bought')} ({cost} {event.get('bought')}); "
         f"ratio before {ratio_percent(event.get('margin_ratio'))}."
@@ -51,13 +51,13 @@ def conversion_sentence(event: Row) -> str:
 
 
 def instants(run: Run) -> list[dict[str, Any]]:
-    """Rows for a table: each coin in USD at entry, at the bar of the lowest margin ratio and at the end."""
+    """Rows for a table: each coin in USD at entry, before the bar of the lowest margin ratio and at the end."""
     coins, times = run.series.get("collateral") or {}, run.series.get("time", ())
     ratios = [known(v) for v in run.series.get("margin_ratio", ())]
     if not coins or not len(times):
         return []
     lowest = min((i for i, v in enumerate(ratios) if v is not None), key=lambda i: ratios[i] or 0.0, default=None)
-    points = [("first bar", 0), *([("bar of the lowest ratio", lowest)] if lowest is not None else []),
+    points = [("first bar", 0), *([("bar before the lowest ratio", max(0, lowest - 1))] if lowest is not None else []),
               ("last bar", len(times) - 1)]
     return [
         {"when": what, "time": times[i], "coin": coin, "worth": parts["equity"][i], "counted": parts["counted"][i],
@@ -106,6 +106,10 @@ def figure(run: Run, stride: int = 1) -> Any | None:
     drawn.update_yaxes(title={"text": "USD (below 0: owed)", "standoff": 8}, tickformat=",.3~s", row=1, col=1)
     drawn.update_yaxes(title={"text": "interest so far, coins", "standoff": 8}, row=2, col=1)
     return drawn
+
+
+def _coins(amount: float) -> str:
+    return size(round(amount, 2 if amount >= 1000 else 8))
 
 
 def _charged(run: Run) -> dict[str, list[tuple[int, float]]]:

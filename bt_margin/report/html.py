@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from bt_margin.report import collateral, figures, narrative, wording
+from bt_margin.report import collateral, figures, narrative, units, wording
 from bt_margin.report.reading import Row, Run, takeovers
 
 LIMIT = 7_000_000  # bytes
@@ -172,8 +172,19 @@ def _run(run: Run, stride: int, drawings: list[Any]) -> dict[str, Any]:
         "untold": max(0, len(taken) - MANY),
         "reductions": [narrative.forced_sentence(e) for e in reduced if e["time"] not in instants][:MANY],
         "coins": collateral.instants(run), "interest_by_coin": collateral.interest(run), "coins_figure": index,
+        "unit_moments": [_units(moment, drawings) for moment in units.moments(run)],
         "ledgers": [_excerpt(run, time) for time in sorted(instants)[:MANY]],
     }
+
+
+def _units(moment: dict[str, Any], drawings: list[Any]) -> dict[str, Any]:
+    """Units at one moment: charges, scenarios, and the number of their heat map."""
+    drawn, index = units.figure(moment["units"]), None
+    if drawn is not None:
+        index = len(drawings)
+        drawings.append(json.loads(drawn.to_json()))
+    tables = [{"unit": unit["unit"], "rows": units.scenarios(unit)} for unit in moment["units"]]
+    return {**moment, "charges": units.CHARGES, "figure": index, "tables": tables}
 
 
 def _excerpt(run: Run, time: int) -> dict[str, Any]:

@@ -110,6 +110,20 @@ def vol_pnl(
     return np.multiply(coins, index) * change
 
 
+# -- spot in use -----------------------------------------------------------------------------------------------
+
+
+def spot_in_use(delta: Number, spot: Number, *, cap: float = np.inf) -> Number:
+    """How many coins of spot join a unit: as many as hedge its derivatives, at most `cap`; negative when owed.
+
+    `delta`: net coins of the unit's derivatives, `spot`: coins held (negative: owed); nothing where the signs agree.
+    Source: section 2.2 (that spot is added only where it hedges is official, min(|delta|, |spot|) inferred).
+    """
+    used = np.minimum(np.minimum(np.abs(delta), np.abs(spot)), cap)
+    opposite = np.sign(delta) * np.sign(spot) < 0.0
+    return np.where(opposite, np.sign(spot) * used, 0.0)[()]
+
+
 # -- cash deltas and closing charges ---------------------------------------------------------------------------
 
 

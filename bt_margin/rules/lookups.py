@@ -19,7 +19,14 @@ from bt_margin.rules.discounts import DiscountRow
 from bt_margin.rules.families import borrows, candidates
 from bt_margin.rules.history import DAY_MS, iso
 from bt_margin.rules.loading import FundingTerms, Tables
-from bt_margin.rules.portfolio import DepegRow, PortfolioAccountRow, PortfolioOptionRow, PortfolioRow
+from bt_margin.rules.portfolio import (
+    DepegRow,
+    PortfolioAccountRow,
+    PortfolioLadderRow,
+    PortfolioOptionRow,
+    PortfolioOrderRow,
+    PortfolioRow,
+)
 from bt_margin.rules.tables import (
     FEE_KINDS,
     DeliveryRow,
@@ -39,7 +46,9 @@ from bt_margin.rules.tables import (
 from bt_margin.rules.tiers import Tiers
 
 Extrapolate = Literal["never", "nearest"]
-P = TypeVar("P", PortfolioRow, PortfolioOptionRow, DepegRow, PortfolioAccountRow)
+P = TypeVar(
+    "P", PortfolioRow, PortfolioOptionRow, DepegRow, PortfolioOrderRow, PortfolioAccountRow, PortfolioLadderRow
+)
 
 _DEFAULT = "*"
 """The funding row of every swap, and the option or portfolio figure of every coin, that has none of its own."""
@@ -236,7 +245,7 @@ class Rules:
     def portfolio(self, base: str = _DEFAULT) -> PortfolioRow:
         """What every risk unit of a coin is judged by in portfolio margin. Raises NoRuleInForce.
 
-        The parameters come in four rows, so that the evidence of a book holds those it leans on and no others.
+        The parameters come in six rows, so that the evidence of a book holds those it leans on and no others.
         Without a coin: the figures of coins that have none of their own.
         """
         return self._portfolio_row(PortfolioRow, base)
@@ -251,8 +260,18 @@ class Rules:
 
     @property
     def portfolio_account(self) -> PortfolioAccountRow:
-        """Who may hold an account in portfolio margin, and how a breached one is undone. Raises NoRuleInForce."""
+        """Who may hold an account in portfolio margin, and what. Raises NoRuleInForce."""
         return self._portfolio_row(PortfolioAccountRow, _DEFAULT)
+
+    @property
+    def portfolio_orders(self) -> PortfolioOrderRow:
+        """What resting orders do to a unit. Raises NoRuleInForce."""
+        return self._portfolio_row(PortfolioOrderRow, _DEFAULT)
+
+    @property
+    def portfolio_ladder(self) -> PortfolioLadderRow:
+        """How a breached account in portfolio margin is undone. Raises NoRuleInForce."""
+        return self._portfolio_row(PortfolioLadderRow, _DEFAULT)
 
     def _portfolio_row(self, shape: type[P], base: str) -> P:
         found = self._portfolio.get((shape, base))

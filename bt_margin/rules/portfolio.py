@@ -1,6 +1,6 @@
 """The rows of portfolio margin's table, and what its parameters may be.
 
-OKX published parts of it. So every parameter stands alone, dated and graded, and the parameters are handed out in four
+OKX published parts of it. So every parameter stands alone, dated and graded, and the parameters are handed out in six
 rows: a book's evidence names those it leans on and no others.
 """
 
@@ -20,8 +20,9 @@ class PortfolioRow:
     """What every risk unit of a coin is judged by in portfolio margin.
 
     `units`: a unit per coin and settlement, or per coin (the risk-unit merge). `spot_in_use`: no spot joins, spot of
-    the one unit the user chose, or as much as hedges. `spot_orders`: resting spot orders join. `option_delta`: which
-    delta counts in spot in use, cash deltas and MR4. `imr_factor`: initial over maintenance margin. `mr1_moves`,
+    the one unit the user chose (`spot_choices`: USDT, USDC, or the coin's own), or as much as hedges; `spot_amount`:
+    measured by the coin's equity or by its cash. `spot_orders`: resting spot orders join. `option_delta`: which delta
+    counts in spot in use, cash deltas and MR4. `imr_factor`: initial over maintenance margin. `mr1_moves`,
     `mr6_move`, `mr6_factor`: spot moves, and the share of the extreme loss that counts. `mr4_kind`: what offsets
     between tenors pays, or every tenor for itself; rate a year, floor of a tenor, rate of spot against derivatives.
     `mr7_delta_one`, `mr7_spot`: raw closing charge over cash delta. `mr7_tiers`: (upper bound in USD, multiplier) of
@@ -30,6 +31,8 @@ class PortfolioRow:
 
     units: Literal["by-settlement", "by-coin"]
     spot_in_use: Literal["none", "chosen", "automatic"]
+    spot_choices: tuple[str, ...]
+    spot_amount: Literal["equity", "cash"]
     spot_orders: bool
     option_delta: Literal["PA", "BS"]
     imr_factor: float
@@ -77,9 +80,11 @@ class PortfolioOptionRow:
 @dataclass(frozen=True, slots=True)
 class DepegRow:
     """MR9: falling prices of a stablecoin pair, and per volume tier (upper bound in USD, factor above the first price,
-    factor at each price). No tiers: MR9 does not exist yet.
+    factor at each price). No tiers: MR9 does not exist yet. `mr9_spot`: spot in use counts on no side, or on that of
+    USD as coin-settled contracts do.
     """
 
+    mr9_spot: Literal["none", "USD"]
     mr9_prices: tuple[float, ...]
     mr9_tiers: tuple[tuple[float, ...], ...]
 
@@ -90,28 +95,53 @@ class DepegRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PortfolioAccountRow:
-    """Who may hold an account in portfolio margin, and how a breached one is undone.
+class PortfolioOrderRow:
+    """What resting orders do to a unit. `order_sides`: the worst of no order, those of positive and those of negative
+    delta filled, or all filled. `orders_in_maintenance`: they count there too. `order_check`: an order is taken when
+    equity covers initial margin or does not fall by more than it, or only when it covers it.
+    """
 
-    `min_equity_usd` to enter; `switch_with_positions`: the mode may be changed with positions open. `steps`: in which
-    order risk is taken down (names of the ladder's steps), each by `hedge_slice` (hedges) or `liquidation_slice`
-    (general reduction) at a time, until the ratio reaches `liquidation_target`.
+    order_sides: Literal["worst-side", "all"]
+    orders_in_maintenance: bool
+    order_check: Literal["either", "covered"]
+
+
+@dataclass(frozen=True, slots=True)
+class PortfolioAccountRow:
+    """Who may hold an account in portfolio margin, and what it may hold.
+
+    `min_equity_usd` to enter; `switch_with_positions`: the mode may be changed with positions open; `isolated_loans`:
+    isolated spot margin beside the units. `position_limit`: what one family may hold, the end of its position tiers
+    or no limit.
     """
 
     min_equity_usd: float
     switch_with_positions: bool
+    isolated_loans: bool
+    position_limit: Literal["last-tier", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class PortfolioLadderRow:
+    """How a breached account is undone.
+
+    `steps`: in which order risk is taken down (names of the ladder's steps), each by `hedge_slice` (hedges) or
+    `liquidation_slice` (general reduction) at a time, until the ratio reaches `liquidation_target`.
+    """
+
     steps: tuple[str, ...]
     hedge_slice: float
     liquidation_slice: float
     liquidation_target: float
 
 
+ROWS = (PortfolioRow, PortfolioOptionRow, DepegRow, PortfolioOrderRow, PortfolioAccountRow, PortfolioLadderRow)
 PARAMETERS: dict[str, Any] = {
     name: kind
-    for row in (PortfolioRow, PortfolioOptionRow, DepegRow, PortfolioAccountRow)
+    for row in ROWS
     for name, kind in get_type_hints(row).items()
 }
-"""Every parameter of the portfolio table and the type of its value; each belongs to one of four rows."""
+"""Every parameter of the portfolio table and the type of its value; each belongs to one row."""
 
 
 def checked(parameter: str, value: Any, path: str) -> Any:

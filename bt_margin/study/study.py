@@ -10,9 +10,9 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
-from bt_margin.errors import BtMarginError, InputError
+from bt_margin.errors import BtMarginError, Ineligible, InputError
 from bt_margin.model.assessment import iso
-from bt_margin.modes import PLAYED, played_mode
+from bt_margin.modes import MODES, mode_named
 from bt_margin.study.result import COLUMNS, RunResult
 from bt_margin.study.strategies import BUNDLED, load, symbols_of, takes_leverage
 from bt_margin.study.windows import Window, window
@@ -74,9 +74,9 @@ class Study:
         interest: Mapping[str, float] | None = None,
         borrow: Mapping[str, Any] | None = None,
     ) -> None:
-        names = tuple(PLAYED) if modes == "all" else tuple([modes] if isinstance(modes, str) else modes)
+        names = tuple(MODES) if modes == "all" else tuple([modes] if isinstance(modes, str) else modes)
         for name in names:
-            played_mode(name)
+            mode_named(name)
         for strategy in strategies:
             load(strategy)
         for value in (*leverages, *([setting] if setting is not None else [])):
@@ -156,6 +156,8 @@ def run_cell(task: Task) -> RunResult:
         return _replay(task)
     except DataError as error:
         return _empty(task, "no data", str(error))
+    except Ineligible as error:
+        return _empty(task, "refused", str(error))
     except BtMarginError as error:
         return _empty(task, "failed", str(error))
 
@@ -192,7 +194,7 @@ def _replay(task: Task) -> RunResult:
     broker = MarginBroker(
         mode=task.mode, cash=dict(task.cash), leverage=leverage, rules_as_of=task.rules_as_of, path=task.path,
         strict=task.strict, interest=dict(task.interest) or None,
-        borrow=dict(task.borrow) if task.borrow and played_mode(task.mode).whole else None,
+        borrow=dict(task.borrow) if task.borrow and mode_named(task.mode).whole else None,
     )
     cerebro.broker = broker
     label, history = _history(task, symbols)
@@ -223,7 +225,7 @@ def _replay(task: Task) -> RunResult:
         **sums,
         "start_equity_usd": found["start_equity_usd"],
         "final_equity_usd": found["series"]["equity_usd"][-1],
-        "indicative": False,
+        "indicative": _indicative(found),
         "rules_extrapolated_days": max((e["extrapolated_days"] for e in evidence), default=0),
         "data_kind": f"{label}; {'; '.join(sources)}",
     }
@@ -232,7 +234,7 @@ def _replay(task: Task) -> RunResult:
         {"time": found["series"]["time"], "equity": found["series"]["equity_usd"],
          "margin_ratio": found["series"]["margin_ratio"], "prices": found["series"]["prices"],
          "lows": found["series"]["lows"], "highs": found["series"]["highs"],
-         "collateral": found["series"]["collateral"]},
+         "collateral": found["series"]["collateral"], "risk_units": found["series"]["risk_units"]},
         events, ledger, found["warnings"], evidence,
     )
 
@@ -257,6 +259,13 @@ def _history(task: Task, symbols: Sequence[str]) -> tuple[str, list[Any]]:
     return label, feeds.from_samples(
         task.window.id, symbols, perpetual_from_spot=from_spot, since=since, until=until
     )
+
+
+def _indicative(found: Mapping[str, Any]) -> bool:
+    """True when a risk unit rested by more than half on inferred parameters, at entry or at an event."""
+    units = [*found["series"]["risk_units"].get("units", ()),
+             *(unit for event in found["events"] for unit in event["report"].get("risk_units", ()))]
+    return any(unit["indicative"] for unit in units)
 
 
 def judge_run(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None, str]:

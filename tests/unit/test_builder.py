@@ -65,10 +65,10 @@ def with_(path: str, value: Any, drop: bool = False) -> dict[str, Any]:
     return book
 
 
-def test_every_mode_is_reported_and_planned_ones_are_refused() -> None:
+def test_every_mode_is_reported_or_refused() -> None:
     reports, refused = PositionBuilder.from_dict(BOOK).reports()
-    assert [r.mode for r in reports] == ["isolated", "cross"]
-    assert [r["mode"] for r in refused] == ["multi-currency", "portfolio"]
+    assert [r.mode for r in reports] == ["isolated", "cross", "portfolio"]
+    assert [r["mode"] for r in refused] == ["multi-currency"]
     for report in reports:
         text = json.dumps(report.to_dict(), allow_nan=False)
         assert {
@@ -114,7 +114,7 @@ def test_isolated_gives_each_derivative_a_pool_of_its_own() -> None:
 def test_a_mode_that_cannot_hold_the_book_is_refused() -> None:
     poor = with_("balances/USDT", 500)
     reports, refused = PositionBuilder.from_dict(poor).reports()
-    assert [r.mode for r in reports] == ["cross"]
+    assert [r.mode for r in reports] == ["cross", "portfolio"]
     assert "exceeds the balance" in refused[0]["reason"]
     with pytest.raises(InputError, match="knows no debt"):
         PositionBuilder.from_dict(with_("balances/USDT", -1)).report("cross")

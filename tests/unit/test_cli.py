@@ -224,11 +224,11 @@ def test_margin_prints_json_and_tables(tmp_path: Path, capsys) -> None:
     path.write_text(json.dumps(BOOK))
     assert call("margin", str(path), "--json", "--stress") == 0
     body = json.loads(capsys.readouterr().out)
-    assert [r["mode"] for r in body["reports"]] == ["isolated", "cross"]
+    assert [r["mode"] for r in body["reports"]] == ["isolated", "cross", "portfolio"]
     assert len(body["stress"]["cross"]) == 21
     assert call("margin", str(path)) == 0
     assert "liquidation at" in capsys.readouterr().out
-    assert call("margin", str(path), "--mode", "portfolio") == 2
+    assert call("margin", str(path), "--mode", "multi-currency") == 2
     path.write_text("{not json")
     assert call("margin", str(path)) == 2
 

@@ -649,7 +649,7 @@ def test_bad_books_name_the_key(over: dict[str, Any], says: str) -> None:
 def test_debts_are_refused_where_there_are_none() -> None:
     builder = PositionBuilder.from_dict(book({"USDT": -100.0, "BTC": 1.0}))
     reports, refused = builder.reports()
-    assert [r.mode for r in reports] == [MODE]
+    assert [r.mode for r in reports] == [MODE, "portfolio"]
     assert {r["mode"] for r in refused} >= {"isolated", "cross"}
 
 

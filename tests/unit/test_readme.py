@@ -24,3 +24,11 @@ def test_the_notebook_prints_what_it_says(capsys) -> None:
     assert lines[0].startswith("50226.0")
     assert lines[1].startswith("37.0")
     assert any("liquidation" in line for line in lines[2:])
+
+
+def test_the_hedge_moves_what_it_says(capsys) -> None:
+    exec(blocks()[2], {})
+    lines = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["mr1"], lines["mr7"]) == ("120000.0 -> 0.0", "4545.0 -> 9045.0")
+    assert lines["mr4"].startswith("7655.7")
+    assert "-> 9655.7" in lines["mr4"]

@@ -151,7 +151,7 @@ def test_every_coin_has_a_row(book: RuleBook, base: str, day: str) -> None:
     assert 0.0 < row.mr1_moves[0] < row.mr1_moves[-1] < row.mr6_move
     assert row.mr7_tiers[-1][0] == math.inf
     assert isinstance(rules.portfolio_depeg(base), DepegRow)
-    assert rules.portfolio_account.steps[-1] == "general_reduction"
+    assert rules.portfolio_ladder.steps[-1] == "general_reduction"
 
 
 @pytest.mark.parametrize("day", CRASHES)
@@ -169,6 +169,8 @@ def test_before_the_mode_existed_its_first_rules_stand_in(book: RuleBook, base: 
     early = book.as_of(ms("2020-03-12"), "nearest")
     assert early.portfolio(base) == first.portfolio(base)
     assert early.portfolio_account == first.portfolio_account
+    assert early.portfolio_ladder == first.portfolio_ladder
+    assert early.portfolio_orders == first.portfolio_orders
     with pytest.raises(NoRuleInForce, match="599 days away"):
         book.as_of(ms("2020-03-12")).portfolio(base)
 
@@ -213,7 +215,9 @@ def test_steps_and_access_by_date(book: RuleBook) -> None:
     early, late = book.as_of(ms("2022-05-09")).portfolio_account, book.as_of(ms("2025-10-10")).portfolio_account
     assert (early.min_equity_usd, late.min_equity_usd) == (100_000.0, 10_000.0)
     assert (early.switch_with_positions, late.switch_with_positions) == (False, True)
-    assert late.steps == ("stablecoin_hedge", *early.steps)
+    assert (early.isolated_loans, late.isolated_loans) == (True, False)
+    steps = [book.as_of(ms(day)).portfolio_ladder.steps for day in ("2022-05-09", "2025-10-10")]
+    assert steps[1] == ("stablecoin_hedge", *steps[0])
     assert book.as_of(ms("2022-08-24T07:00")).portfolio("BTC").mr6_factor == 0.5
     assert book.as_of(ms("2024-05-11T08:00")).portfolio("ETH").mr4_rate == 0.10
 
@@ -272,7 +276,7 @@ def test_a_callers_tables(book: RuleBook) -> None:
     assert rules.portfolio("SOL").mr7_tiers == ((1e6, 1.0), (2e6, 2.0))
     assert rules.portfolio("SOL").mr1_moves == (0.1, 0.2)
     assert rules.portfolio_options("SOL").mr7_short_option == 0.02
-    assert rules.portfolio_depeg("SOL") == DepegRow((0.98,), ())
+    assert rules.portfolio_depeg("SOL") == DepegRow("none", (0.98,), ())
 
 
 @pytest.mark.parametrize(
@@ -300,4 +304,4 @@ def test_figures_that_cannot_be_used(book: RuleBook, given: Any, path: str) -> N
 
 def test_columns_of_the_depeg_table_must_agree() -> None:
     with pytest.raises(ValueError, match=r"expected rows \[upper bound, factor above, 2 factors\]"):
-        DepegRow((0.99, 0.8), ((1e6, 0.005, 0.4),))
+        DepegRow("none", (0.99, 0.8), ((1e6, 0.005, 0.4),))

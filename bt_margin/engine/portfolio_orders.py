@@ -1,0 +1,152 @@
+"""May an order rest in portfolio margin: the gate, and what keeps an account out of the mode.
+
+Source: rule book portfolio margin, section 6; addendum, sections 2.6 and 3j (51008 with its sub-codes official, that
+one of two checks is enough is a reading, and a graded parameter).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bt_margin.engine.orders import Refusal, listed
+from bt_margin.engine.spot_margin import prepare
+from bt_margin.errors import NoRuleInForce
+from bt_margin.model.account import Account, Order
+from bt_margin.model.assessment import AccountReport, OrderReport
+from bt_margin.model.market import Market
+from bt_margin.modes import borrow, currencies
+from bt_margin.modes.assess import order_report
+from bt_margin.modes.base import Pool, judge
+from bt_margin.modes.portfolio import PORTFOLIO
+from bt_margin.modes.portfolio_report import limit
+from bt_margin.rules.book import Rules
+
+TINY = 1e-9
+_ENDLESS = 1e15
+
+
+def accepts(
+    equity: float, initial: float, equity_after: float, initial_after: float, *, order_check: str = "either"
+) -> bool:
+    """May an order be taken: adjusted equity covers initial margin with it (1009), or changes by no less than initial
+    margin does (1010). All USD; `order_check` "covered" leaves the second way out."""
+    tolerance = TINY * max(1.0, abs(equity_after))
+    if equity_after >= initial_after - tolerance:
+        return True
+    return order_check == "either" and equity_after - equity >= initial_after - initial - tolerance
+
+
+def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+    taken = listed(order, market)
+    if isinstance(taken, Refusal):
+        return taken
+    order = taken
+    if order.position_side != "net":
+        return Refusal("portfolio margin is one-way: position_side net")
+    if order.instrument.is_spot and order.margin_mode == "isolated":
+        if not rules.portfolio_account.isolated_loans:
+            return Refusal("isolated spot margin is no longer taken in portfolio margin (50072)")
+        answer = prepare(account, order, market, rules)
+        if isinstance(answer, str):
+            return Refusal(answer)
+        order = answer
+    elif currencies.trades_coins(order):
+        if order.reduce_only:
+            return Refusal("reduce-only is not for spot in portfolio margin (51133)")
+    elif order.closes:
+        position = account.positions.get(order.key)
+        held = 0.0 if position is None else -position.size * order.sign
+        if held <= 0:
+            return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
+        order = replace(order, size=min(order.size, held))
+    return _within_limit(account, order, rules) or _afford(account, order, market, rules)
+
+
+def largest(account: Account, order: Order, market: Market, rules: Rules) -> float:
+    """The largest size of this order that would be taken, in whole lots: bisection over the check itself."""
+    instrument = order.instrument
+
+    def fits(size: float) -> bool:
+        return size <= 0 or not isinstance(check(account, replace(order, size=size), market, rules), Refusal)
+
+    low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
+    while fits(high) and high < _ENDLESS:
+        low, high = high, instrument.floor(high * 2)
+    for _ in range(200):
+        middle = instrument.floor((low + high) / 2)
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
+    """How the venue would answer this order: the position builder's row. A shortfall of margin is in USD."""
+    row = order_report(account, order, market, rules, PORTFOLIO)
+    answer = check(account, order, market, rules)
+    if isinstance(answer, Refusal):
+        return replace(row, accepted=False, reason=answer.reason, shortfall=answer.shortfall)
+    return row
+
+
+def eligibility_notes(found: AccountReport, rules: Rules) -> list[str]:
+    """What would keep the account out of the mode; the position builder only says so."""
+    least = rules.portfolio_account.min_equity_usd
+    if found.account.equity_usd >= least:
+        return []
+    return [f"portfolio: an account needs {least:,.10g} USD to enter, this one has {found.account.equity_usd:,.2f}"]
+
+
+def _within_limit(account: Account, order: Order, rules: Rules) -> Refusal | None:
+    """What a family may hold, orders of its side included. A limit that nobody knows refuses nothing."""
+    if not order.instrument.is_contract or order.margin_mode != "cross":
+        return None
+    try:
+        most = limit(order.symbol, rules)
+    except NoRuleInForce:
+        return None
+    if most is None:
+        return None
+    family = order.instrument.family
+    held = sum(p.size for p in account.held("cross") if p.instrument.family == family) * order.sign
+    rests = sum(o.size for o in account.orders.values()
+                if o.instrument.family == family and o.side == order.side and o.id != order.id and not o.closes)
+    if held + rests + order.size <= most * (1 + 1e-12) or order.closes:
+        return None
+    return Refusal(f"position would exceed the {most:g} contracts that {family} may hold (51004)",
+                   largest_size=max(0.0, order.instrument.floor(most - held - rests)))
+
+
+def _pool(account: Account, order: Order | None) -> Pool:
+    trial = Account(position_mode=account.position_mode)
+    trial.balances, trial.positions = account.balances, account.positions
+    trial.borrowing, trial.accrued, trial.spot_use = account.borrowing, account.accrued, account.spot_use
+    trial.orders = {**account.orders, **({} if order is None else {order.id: order})}
+    (pool,) = PORTFOLIO.pools(trial)
+    return pool
+
+
+def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    before, after = _pool(account, None), _pool(account, order)
+    now = {row.currency: row for row in currencies.lines(before, market, rules)}
+    for row in currencies.lines(after, market, rules):
+        amount = float(row.potential_borrow)
+        was = float(now[row.currency].potential_borrow) if row.currency in now else 0.0
+        if amount <= was + TINY:
+            continue
+        if not account.borrowing.auto:
+            return Refusal(f"insufficient {row.currency}, and auto-borrow is not enabled (51008, 1003)", amount - was,
+                           row.currency)
+        try:
+            why, over = borrow.excess(row.currency, amount, account.borrowing.leverage, rules)
+        except NoRuleInForce as error:
+            return Refusal(f"{row.currency} cannot be borrowed: {error}", amount, row.currency)
+        if why:
+            return Refusal(why, over, row.currency)
+    then, earlier = judge(after, market, rules), judge(before, market, rules)
+    equity, initial = float(then.equity), float(then.initial)
+    way = rules.portfolio_orders.order_check
+    if accepts(float(earlier.equity), float(earlier.initial), equity, initial, order_check=way):
+        return order
+    return Refusal("adjusted equity in USD is less than initial margin (51008, 1009 and 1010)", initial - equity, "USD")

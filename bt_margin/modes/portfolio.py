@@ -1,0 +1,102 @@
+"""Portfolio margin: the account is one pool, and each coin's contracts, options and spot are margined by scenarios.
+
+ratio = adjusted equity / (units' maintenance + borrow margin + fee on debts), all in USD; initial margin = 1.3 x units'
+maintenance + borrow initial margin. Options count in equity at their mark, short ones too. Units never net. Source:
+rule book portfolio margin, sections 2 to 4 (the account totals reproduce OKX's sample of 2025 to its last digit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bt_margin.errors import NotSupported
+from bt_margin.model.account import Account
+from bt_margin.model.assessment import Charge
+from bt_margin.model.instrument import Number
+from bt_margin.model.loan import MarginPosition
+from bt_margin.model.market import Market
+from bt_margin.modes import borrow, conversion, cross, currencies, ladder
+from bt_margin.modes.base import MarginMode, Pool
+from bt_margin.modes.judged_units import JudgedUnit, judged_units, worst_scenario
+from bt_margin.modes.multi_currency import early_cancellation
+from bt_margin.modes.portfolio_ladder import basis_pairs, dynamic_delta_hedge, general_reduction, stablecoin_hedge
+
+if TYPE_CHECKING:
+    from bt_margin.rules.book import Rules
+
+NAME = "account"
+MR8 = "MR8"
+
+
+def pools(account: Account) -> Iterable[Pool]:
+    """One pool: all currencies, all cross positions, all orders of the account. Positions are one-way."""
+    positions = tuple(account.held("cross"))
+    for position in positions:
+        if isinstance(position, MarginPosition):
+            raise NotSupported(
+                f"{position.symbol}: portfolio margin has no cross loans, a debt is a negative balance; put its assets "
+                "and its liability among the balances"
+            )
+        if position.side != "net":
+            raise NotSupported(f"{position.symbol}: portfolio margin is one-way; give position_side net")
+    isolated = {key: position for key, position in account.positions.items() if key.margin_mode == "isolated"}
+    orders = (cross.with_opening_part(order, isolated) for order in account.orders.values())
+    money = replace(currencies.holdings(account), spot_use=account.spot_use, option_value=True)
+    yield Pool(NAME, PORTFOLIO, "USD", 0.0, positions, tuple(o for o in orders if o is not None), money)
+
+
+def equity(pool: Pool, market: Market, rules: Rules) -> Number:
+    """Adjusted equity in USD (OKX `adjEq`): every coin's equity, options at their mark, discounted; debts in full."""
+    rows = currencies.lines(pool, market, rules)
+    total: Number = sum(currencies.adjusted(pool, rows, market, rules).values())
+    return total
+
+
+def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
+    """MR1 to MR9 of every unit, each with what it adds to the margin and its own value beside, and MR8 of every debt.
+
+    Of MR1, MR2, MR6 only the largest adds, and MR7 adds only where it exceeds all others together.
+    """
+    lines = currencies.lines(pool, market, rules)
+    rows: list[Charge] = []
+    for judged in judged_units(pool, lines, market, rules):
+        opens = judged.parts(judged.cases)
+        keeps = opens if judged.with_orders or len(judged.cases) == 1 else judged.now.binding()
+        rows += [
+            Charge(name, judged.unit.name, judged.initial_factor * opens[name], keeps[name], 0.0,
+                   _detail(name, judged, value))
+            for name, value in judged.now.charges.items()
+        ]
+    leverage = currencies.of(pool).borrowing.leverage
+    for line in lines:
+        owed = line.potential_borrow
+        if np.any(np.asarray(owed) > 0):
+            rows.append(replace(borrow.charge(line.currency, owed, line.usd, leverage, rules), name=MR8))
+    return tuple(rows)
+
+
+def _detail(name: str, judged: JudgedUnit, value: Number) -> dict[str, object]:
+    """`value`: the charge by itself, before orders; `currency` None: it belongs to no currency's margin."""
+    found: dict[str, object] = {"value": value, "currency": None}
+    now = judged.now
+    if name == "MR1":
+        found |= worst_scenario(now.profits, now.scenarios.spot, now.scenarios.vol)
+    elif name == "MR6":
+        found |= worst_scenario(now.extreme_profits, now.extremes.spot, None)
+    return found
+
+
+PORTFOLIO = MarginMode(
+    name="portfolio",
+    pools=pools,
+    equity=equity,
+    charges=charges,
+    ladder=(ladder.cancel_orders, stablecoin_hedge, dynamic_delta_hedge, basis_pairs, general_reduction,
+            conversion.convert_collateral),
+    early=early_cancellation,
+    whole=True,
+)
