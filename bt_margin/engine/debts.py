@@ -60,9 +60,10 @@ def convert(account: Account, wanted: Convert, market: Market, rules: Rules, sli
     price = float(market.usd(wanted.sell)) / float(market.usd(wanted.buy))
     price *= (1.0 - slippage) ** conversion.legs(wanted.sell, wanted.buy)
     cost = wanted.amount + penalty + fee
-    there = max(0.0, account.balance(wanted.sell) - account.accrued.get(wanted.sell, 0.0)) * price
-    share = min(1.0, there / cost)
-    repaid, penalty, fee, sold = wanted.amount * share, penalty * share, fee * share, cost * share / price
+    there = max(0.0, account.balance(wanted.sell) - account.accrued.get(wanted.sell, 0.0))
+    share = min(1.0, there * price / cost)
+    repaid, penalty, fee = wanted.amount * share, penalty * share, fee * share
+    sold = there if share < 1.0 else min(cost / price, there)  # to the last coin: rounding may not leave a debt
     note = CONVERSION if wanted.penalty else REPAYMENT
     account.apply(Entry(time, EntryKind.TRADE, wanted.sell, cash=-sold, price=price, note=note))
     account.apply(Entry(time, EntryKind.TRADE, wanted.buy, cash=cost * share, price=price, note=note))
