@@ -1,0 +1,53 @@
+"""How a forced order settles, alike in every mode (recorded behaviour, Part A, items 5 to 10)."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from tests.oracle.book import Book, Position
+from tests.oracle.contract import ZERO
+
+BREACH = 1 + Decimal("1e-20")
+"""At 1 or below; the point of a leg that was solved for is 1 but for the last decimals."""
+
+
+def force(book: Book, position: Position, contracts: Decimal, mark: Decimal, time: int, pool: str, step: str,
+          ratio: Decimal) -> None:
+    """Close so many contracts at the mark (item 5): taker fee on the value (item 6), penalty = maintenance rate of the
+    tier of the CLOSED size x its value, paid to the insurance fund (item 7). Isolated: all of it out of the posted
+    margin, which a partial step does not free (item 8); cross: out of cash (item 10).
+    """
+    contract, purse = position.contract, position if position.mode == "isolated" else None
+    change = -contracts if position.size > 0 else contracts
+    value = contract.value(contracts, mark)
+    pnl = contract.profit(-change, position.entry, mark)
+    fee = value * contract.taker
+    penalty = value * contract.rate(contracts)
+    book.book("trade", purse, contract.settle, pnl)
+    book.book("fee", purse, contract.settle, -fee)
+    book.book("penalty", purse, contract.settle, -penalty, penalty)
+    position.size += change
+    if position.size == 0 and purse is None:
+        del book.positions[position.key]
+    book.say("Reduced", time, pool, position.key, step, size=change, price=mark, pnl=pnl, fee=fee, penalty=penalty,
+             remaining=position.size, margin_ratio=ratio)
+
+
+def step_size(position: Position, tier_size: Decimal) -> Decimal:
+    """Down to the ceiling of the tier below, whole in tier 1 (items 2 and 4).
+
+    `tier_size` sets the tier: in cross everything of a family adds, and the cut comes off this position.
+    """
+    tier = position.contract.tier(tier_size)
+    if tier == 0:
+        return abs(position.size)
+    return min(abs(position.size), tier_size - position.contract.tiers[tier - 1].ceiling)
+
+
+def claw_back(book: Book, position: Position | None, currency: str) -> Decimal:
+    """The insurance fund brings what is below zero to exactly zero (items 9 and 10). Returns what it paid."""
+    left = position.margin if position is not None else book.cash.get(currency, ZERO)
+    if left >= 0:
+        return ZERO
+    book.book("clawback", position, currency, -left, left)
+    return -left

@@ -1,0 +1,202 @@
+"""The oracle at work: a script is replayed instant by instant. Path rules: design.md section 7; funding: rule book 8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tests.oracle import cross, isolated, orders
+from tests.oracle.book import Book, Order, Position, Prices
+from tests.oracle.contract import ONE, ZERO, Contract, exact
+from tests.oracle.crossing import first_below
+from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade, contract_of
+
+WARNING, LIQUIDATION = Decimal(3), Decimal(1)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Who is judged together, by which formulas of the marks."""
+
+    name: str
+    equity: Callable[[Prices], Decimal]
+    initial: Callable[[Prices], Decimal]
+    maintenance: Callable[[Prices], Decimal]
+    fee: Callable[[Prices], Decimal]
+    liquidate: Callable[[Prices, int], None]
+    contracts: tuple[Contract, ...]
+    kinks: tuple[tuple[str, Decimal], ...] = ()
+
+    def required(self, marks: Prices) -> Decimal:
+        return self.maintenance(marks) + self.fee(marks)
+
+    def ratio(self, marks: Prices) -> Decimal | None:
+        required = self.required(marks)
+        return self.equity(marks) / required if required else None
+
+
+class Replay:
+    """An account that follows a script by the oracle's rules."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.contracts = {symbol: contract_of(symbol, scenario.time) for symbol in scenario.marks}
+        self.book = Book({currency: exact(amount) for currency, amount in scenario.cash.items()})
+        self.time = scenario.time
+        self.marks: Prices = {symbol: exact(price) for symbol, price in scenario.marks.items()}
+        self.funding = sorted(
+            (time, symbol, exact(rate)) for symbol, rows in scenario.funding.items() for time, rate in rows)
+
+    # ------------------------------------------------------------------ acts
+
+    def act(self, act: object) -> str:
+        """Do one act of the script; the word says how the venue answered."""
+        answer: orders.Refused | None = None
+        if isinstance(act, Move):
+            self.advance(act.time, {symbol: exact(price) for symbol, price in act.marks.items()}, act.jump)
+        elif isinstance(act, Trade) and act.rest:
+            order = self._order(act)
+            checked = orders.check(self.book, order, self.marks)
+            if isinstance(checked, orders.Refused):
+                answer = checked
+            else:
+                self.book.orders[order.id] = checked
+        elif isinstance(act, Trade):
+            answer = orders.fill(self.book, self._order(act), exact(act.size), exact(act.price), False, self.marks)
+        elif isinstance(act, FillResting) and act.id in self.book.orders:
+            order = self.book.orders[act.id]
+            size = min(exact(act.size), order.size)
+            answer = orders.fill(self.book, order, size, order.price, True, self.marks)
+        elif isinstance(act, Cancel):
+            self.book.orders.pop(act.id, None)
+        elif isinstance(act, AddMargin) and act.key in self.book.positions:
+            held = self.book.positions[act.key]
+            answer = orders.add_margin(self.book, held, exact(act.amount), self.marks)
+        elif isinstance(act, SetLeverage) and act.key in self.book.positions:
+            held = self.book.positions[act.key]
+            answer = orders.set_leverage(self.book, held, exact(act.leverage), self.marks)
+        return "refused" if answer else "done"
+
+    def _order(self, act: Trade) -> Order:
+        contract = self.contracts[act.symbol]
+        price = exact(act.price)
+        return Order(act.id, contract, act.buy, exact(act.size), contract.on_tick(price, act.buy) if act.rest else price,
+                     act.margin_mode, act.side, exact(act.leverage), act.reduce_only)
+
+    # ------------------------------------------------------------------ time
+
+    def advance(self, end: int, target: Prices, jump: bool) -> None:
+        """Clock events in (start, end] fall due on the way; a leg is walked, a jump is judged at the target."""
+        self.rearm()
+        start, origin = self.time, self.marks
+        for due in sorted({time for time, _, _ in self.funding if start < time <= end}):
+            share = Decimal(due - start) / Decimal(end - start)
+            here = {s: origin.get(s, p) + (p - origin.get(s, p)) * share for s, p in target.items()}
+            self.go(due, target if jump else here, jump)
+            for time, symbol, rate in self.funding:
+                if time == due:
+                    self.settle_funding(symbol, rate)
+            self.judge()
+        self.go(end, target, jump)
+
+    def go(self, end: int, target: Prices, jump: bool) -> None:
+        """To an instant without clock events on the way."""
+        if not jump:
+            self.walk(end, target)
+        self.time, self.marks = end, target
+        self.judge()
+
+    def walk(self, end: int, target: Prices) -> None:
+        """Stop at the first point at which a pool reaches the warning level or a breach, as often as there is one."""
+        start, origin, done = self.time, self.marks, ZERO
+        while True:
+            stops = []
+            for index, pool in enumerate(self.pools()):
+                for level in (WARNING, LIQUIDATION):
+                    if level == WARNING and pool.name in self.book.warned:
+                        continue
+                    share = first_below(pool, level, origin, target, done)
+                    if share is not None and share < ONE:
+                        stops.append((share, index, level, pool))
+            if not stops:
+                return
+            done, _, level, pool = min(stops, key=lambda stop: (stop[0], stop[1], -stop[2]))
+            self.marks = {s: origin.get(s, p) + (p - origin.get(s, p)) * done for s, p in target.items()}
+            self.time = start + round((end - start) * done)
+            self.reach(pool, level)
+
+    def reach(self, pool: Pool, level: Decimal) -> None:
+        """A pool stands at a level, or below it."""
+        ratio = pool.ratio(self.marks)
+        if pool.name not in self.book.warned and ratio is not None:
+            self.book.warned.add(pool.name)
+            self.book.say("Warned", self.time, pool.name, margin_ratio=ratio)
+        if level == LIQUIDATION:
+            pool.liquidate(self.marks, self.time)
+
+    def judge(self) -> None:
+        """All pools at this very instant, isolated ones first."""
+        for pool in self.pools():
+            ratio = pool.ratio(self.marks)
+            if ratio is None:
+                continue
+            if ratio <= LIQUIDATION:
+                self.reach(pool, LIQUIDATION)
+            elif ratio <= WARNING:
+                self.reach(pool, WARNING)
+        self.rearm()
+
+    def rearm(self) -> None:
+        """Above 300 % a pool may be warned again."""
+        alive = set()
+        for pool in self.pools():
+            ratio = pool.ratio(self.marks)
+            if ratio is not None and ratio <= WARNING + Decimal("1e-25"):
+                alive.add(pool.name)
+        self.book.warned &= alive
+
+    def settle_funding(self, symbol: str, rate: Decimal) -> None:
+        """Value at the mark x rate, longs pay a positive one; isolated out of the margin, cross out of cash
+        (DEMO-FUNDING-ISO-LONG-1..3, DEMO-FUNDING-CROSS-SHORT-1..3), in full since 2024-07-01.
+        """
+        for key in sorted(self.book.positions):
+            position = self.book.positions[key]
+            if key[0] == symbol:
+                paid = position.value(self.marks) * rate * (1 if position.size > 0 else -1)
+                purse = position if position.mode == "isolated" else None
+                self.book.book("funding", purse, position.contract.settle, -paid)
+
+    # ------------------------------------------------------------------ pools
+
+    def pools(self) -> list[Pool]:
+        """Every isolated position, then every currency."""
+        pools = [self._isolated(position) for position in self.book.held("isolated")]
+        currencies = {order.contract.settle for order in self.book.orders.values()} | set(self.book.cash)
+        return pools + [self._cross(currency) for currency in sorted(currencies)]
+
+    def _isolated(self, position: Position) -> Pool:
+        return Pool(
+            isolated.pool_name(position),
+            lambda marks: isolated.equity(position, marks),
+            lambda marks: position.initial_at_entry(),
+            lambda marks: isolated.maintenance(position, marks),
+            lambda marks: isolated.closing_fee(position, marks),
+            lambda marks, time: isolated.liquidate(self.book, position, marks, time),
+            (position.contract,),
+        )
+
+    def _cross(self, currency: str) -> Pool:
+        book = self.book
+        resting = [order for order in book.orders.values() if order.contract.settle == currency]
+        involved = {p.contract.symbol: p.contract for p in cross.positions(book, currency)}
+        involved |= {order.contract.symbol: order.contract for order in resting}
+        return Pool(
+            currency,
+            lambda marks: cross.equity(book, currency, marks),
+            lambda marks: cross.initial(book, currency, marks),
+            lambda marks: cross.maintenance(book, currency, marks),
+            lambda marks: cross.closing_fee(book, currency, marks),
+            lambda marks, time: cross.liquidate(book, currency, marks, time),
+            tuple(involved.values()),
+            tuple((order.contract.symbol, order.price) for order in resting),
+        )
