@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from tests.oracle.book import Book, Order, Position, Prices, opening_parts
-from tests.oracle.contract import ZERO, Contract
-from tests.oracle.forced import BREACH, claw_back, force, step_size
+from tests.oracle.book import Book, Key, Order, Position, Prices, opening_parts
+from tests.oracle.contract import ONE, ZERO, Contract
+from tests.oracle.forced import BREACH, force, refund_cash, step_size
 
 
 def positions(book: Book, currency: str) -> list[Position]:
@@ -26,10 +26,10 @@ def order_value(order: Order, part: Decimal, marks: Prices) -> Decimal:
     return order.contract.value(part, price)
 
 
-def order_fees(book: Book, currency: str, marks: Prices) -> Decimal:
+def order_fees(book: Book, currency: str, marks: Prices, modes: tuple[str, ...] = ("cross", "isolated")) -> Decimal:
     """Taker fee of every open order, opening part, at the order's price (item 20)."""
     return sum((order_value(order, part, marks) * order.contract.taker
-                for mode in ("cross", "isolated") for order, part in openings(book, currency, mode)), ZERO)
+                for mode in modes for order, part in openings(book, currency, mode)), ZERO)
 
 
 def isolated_orders(book: Book, currency: str, marks: Prices) -> Decimal:
@@ -109,16 +109,13 @@ def order_initial(book: Book, currency: str, marks: Prices) -> Decimal:
     return total
 
 
-def order_loss(book: Book, currency: str, marks: Prices) -> Decimal:
-    """What cross orders would lose against the mark the moment they fill (rule book 6.1, since 2024-11-08).
+def order_loss(order: Order, part: Decimal, marks: Prices) -> Decimal:
+    """What a cross order would lose against the mark the moment it fills (rule book 6.1, since 2024-11-08): part of the
+    cost when it is submitted, not of what is in use later (item 21).
 
     Linear buy |Q min(0, P - px)|, sell |Q min(0, px - P)|; inverse |N min(0, 1/px - 1/P)| and |N min(0, 1/P - 1/px)|.
     """
-    total = ZERO
-    for order, part in openings(book, currency, "cross"):
-        signed = part if order.buy else -part
-        total -= min(ZERO, order.contract.profit(signed, order.price, marks[order.contract.symbol]))
-    return total
+    return -min(ZERO, order.contract.profit(part if order.buy else -part, order.price, marks[order.contract.symbol]))
 
 
 def initial(book: Book, currency: str, marks: Prices) -> Decimal:
@@ -128,9 +125,9 @@ def initial(book: Book, currency: str, marks: Prices) -> Decimal:
 
 
 def in_use(book: Book, currency: str, marks: Prices) -> Decimal:
-    """Margin of positions and orders, fees of orders, what isolated openings need, order loss (items 19 and 21)."""
+    """Margin of positions and orders, fees of orders, what isolated openings need (items 19 and 21)."""
     return (initial(book, currency, marks) + order_fees(book, currency, marks)
-            + isolated_orders(book, currency, marks) + order_loss(book, currency, marks))
+            + isolated_orders(book, currency, marks))
 
 
 def liquidate(book: Book, currency: str, marks: Prices, time: int) -> None:
@@ -138,28 +135,28 @@ def liquidate(book: Book, currency: str, marks: Prices, time: int) -> None:
     the position whose cut frees most. Judged anew after every step (rule book section 7, item 3). What closes the last
     position takes the pool over; cash below zero is refunded (item 10).
     """
-    before = equity(book, currency, marks)
-    first = ratio = before / required(book, currency, marks)
+    before = book.cash.get(currency, ZERO) + upl(book, currency, marks)
+    first = ratio = equity(book, currency, marks) / required(book, currency, marks)
     gone = [order.id for mode in ("cross", "isolated") for order, _ in openings(book, currency, mode)]
     if gone:
         gone.sort()
         for order_id in gone:
             del book.orders[order_id]
         book.say("OrdersCancelled", time, currency, *gone, margin_ratio=ratio)
-    keys = [position.key for position in positions(book, currency)]
+    keys: list[Key] = []
+    refund = ZERO
     while positions(book, currency):
         ratio = equity(book, currency, marks) / required(book, currency, marks)
         if ratio > BREACH:
             return
         for position, contracts, step in next_step(book, currency, marks):
-            force(book, position, contracts, marks[position.contract.symbol], time, currency, step, ratio)
+            mark = marks[position.contract.symbol]
+            force(book, position, contracts, mark, time, currency, step, ratio)
+            refund += refund_cash(book, currency, time, currency, position.contract.value(contracts, mark))
+            keys += [position.key] if position.key not in keys else []
     if not keys:
         return
-    refund = claw_back(book, None, currency)
-    book.say("TakenOver", time, currency, *keys, margin_ratio=first,
-             loss=before - equity(book, currency, marks), refund=refund)
-    if refund:
-        book.say("Bankrupt", time, currency, currency, amount=refund)
+    book.say("TakenOver", time, currency, *keys, margin_ratio=first, loss=before - book.cash[currency], refund=refund)
 
 
 def next_step(book: Book, currency: str, marks: Prices) -> list[tuple[Position, Decimal, str]]:
@@ -195,16 +192,21 @@ def delta_pair(held: list[Position], sizes: dict[str, Decimal],
 
         long = max(longs, key=margin)
         short = max(shorts, key=margin)
-        first, second = (long, short) if margin(long) >= margin(short) else (short, long)
-        first_mark, second_mark = marks[first.contract.symbol], marks[second.contract.symbol]
-        delta = first.contract.coins(step_size(first, sizes[first.contract.family]), first_mark)
-        delta = min(delta, second.contract.coins(second.size, second_mark))
-        return [
-            (position, position.contract.whole_lots(delta / position.contract.coins(Decimal(1), mark)),
-             "delta-neutral pair")
-            for position, mark in ((first, first_mark), (second, second_mark))
-        ]
+        first = max((long, short) if long.key < short.key else (short, long), key=margin)
+        delta = min(
+            first.contract.coins(step_size(first, sizes[first.contract.family]), marks[first.contract.symbol]),
+            *(position.contract.coins(position.size, marks[position.contract.symbol]) for position in (long, short)),
+        )
+        cuts = [(position, delta_lots(position, delta, marks), "delta-neutral pair") for position in (long, short)]
+        if all(contracts for _, contracts, _ in cuts):
+            return cuts
     return []
+
+
+def delta_lots(position: Position, delta: Decimal, marks: Prices) -> Decimal:
+    """So many coins in whole lots of a contract."""
+    contracts = delta / position.contract.coins(ONE, marks[position.contract.symbol])
+    return position.contract.whole_lots(contracts + position.contract.lot * Decimal("1e-9"))
 
 
 def largest_relief(held: list[Position], sizes: dict[str, Decimal], marks: Prices) -> tuple[Position, Decimal]:

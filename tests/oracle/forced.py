@@ -9,6 +9,8 @@ from tests.oracle.contract import ZERO
 
 BREACH = 1 + Decimal("1e-20")
 """At 1 or below; the point of a leg that was solved for is 1 but for the last decimals."""
+DUST = Decimal("1e-9")
+"""Of what was traded: a refund below it is rounding, not a bankruptcy (the engine's documented constant)."""
 
 
 def force(book: Book, position: Position, contracts: Decimal, mark: Decimal, time: int, pool: str, step: str,
@@ -44,10 +46,21 @@ def step_size(position: Position, tier_size: Decimal) -> Decimal:
     return min(abs(position.size), tier_size - position.contract.tiers[tier - 1].ceiling)
 
 
-def claw_back(book: Book, position: Position | None, currency: str) -> Decimal:
+def claw_back(book: Book, position: Position | None, currency: str, time: int, pool: str, traded: Decimal) -> Decimal:
     """The insurance fund brings what is below zero to exactly zero (items 9 and 10). Returns what it paid."""
     left = position.margin if position is not None else book.cash.get(currency, ZERO)
     if left >= 0:
         return ZERO
     book.book("clawback", position, currency, -left, left)
+    if -left > DUST * traded:
+        book.say("Bankrupt", time, pool, currency, amount=-left)
     return -left
+
+
+def refund_cash(book: Book, currency: str, time: int, pool: str, traded: Decimal) -> Decimal:
+    """Cash of a currency without cross positions may not stay negative (item 10; the engine says when it looks: after
+    every trade, forced or not, and every settlement).
+    """
+    if any(key[1] == "cross" and held.contract.settle == currency for key, held in book.positions.items()):
+        return ZERO
+    return claw_back(book, None, currency, time, pool, max(Decimal(1), traded))

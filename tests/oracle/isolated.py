@@ -49,16 +49,16 @@ def liquidate(book: Book, position: Position, marks: Prices, time: int) -> None:
             del book.orders[order_id]
         book.say("OrdersCancelled", time, pool, *gone, margin_ratio=ratio)
     while ratio <= BREACH:
-        force(book, position, step_size(position, abs(position.size)), mark, time, pool, "tier", ratio)
+        cut = step_size(position, abs(position.size))
+        step = "takeover" if cut == abs(position.size) else "tier step-down"
+        force(book, position, cut, mark, time, pool, step, ratio)
         if position.size == 0:
             break
         ratio = equity(position, marks) / required(position, marks)
     else:
         return
-    refund = claw_back(book, position, position.contract.settle)
+    refund = claw_back(book, position, position.contract.settle, time, pool, position.contract.value(cut, mark))
     left = position.margin
     book.cash[position.contract.settle] = book.cash.get(position.contract.settle, ZERO) + left
     del book.positions[position.key]
     book.say("TakenOver", time, pool, position.key, margin_ratio=first, loss=before - left, refund=refund)
-    if refund:
-        book.say("Bankrupt", time, pool, position.contract.settle, amount=refund)

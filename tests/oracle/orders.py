@@ -9,6 +9,7 @@ from decimal import Decimal
 from tests.oracle import cross
 from tests.oracle.book import Book, Order, Position, Prices, opening_parts
 from tests.oracle.contract import ZERO
+from tests.oracle.forced import refund_cash
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ def check(book: Book, order: Order, marks: Prices) -> Order | Refused:
         return order
     if order.leverage > order.contract.tiers[0].leverage:
         return Refused("leverage")  # 59102
-    whole = with_order(book, order)
-    if opens(book, order):
+    part = opens(book, order)
+    if part:
         if within(book, order) > order.contract.most_contracts(order.leverage):
             return Refused("size")  # 51004
-        left = headroom(whole, order, marks)
+        left = headroom(with_order(book, order), order, part, marks)
         if left < 0:
             return Refused("funds", -left)
     return order
@@ -61,18 +62,26 @@ def within(book: Book, order: Order) -> Decimal:
     return total + (abs(held.size) if held is not None and (held.size > 0) == order.buy else ZERO)
 
 
-def headroom(whole: Book, order: Order, marks: Prices) -> Decimal:
-    """Free margin = cash + cross upl - in use (item 21); isolated openings need it in cash, which profit is not
-    (rule book section 2, available balance: "excludes upl"; losses count: the engine's documented reading).
+def headroom(whole: Book, order: Order, part: Decimal, marks: Prices) -> Decimal:
+    """Free margin (item 21), less a cross order's loss; isolated openings also need it in cash, which unrealised
+    profit is not (rule book section 2 leaves losses and margins open: the engine's documented reading).
     """
     currency = order.contract.settle
-    profit = cross.upl(whole, currency, marks)
-    if order.mode == "isolated":
-        profit = min(profit, ZERO)
-    return whole.cash.get(currency, ZERO) + profit - cross.in_use(whole, currency, marks)
+    free = free_margin(whole, currency, marks)
+    if order.mode == "cross":
+        return free - cross.order_loss(order, part, marks)
+    needed = cross.isolated_orders(whole, currency, marks) + cross.order_fees(whole, currency, marks, ("isolated",))
+    return min(free, whole.cash.get(currency, ZERO) - needed)
 
 
-def fill(book: Book, order: Order, size: Decimal, price: Decimal, maker: bool, marks: Prices) -> Refused | None:
+def free_margin(book: Book, currency: str, marks: Prices) -> Decimal:
+    """Cash + cross upl - in use (item 21)."""
+    profit = cross.upl(book, currency, marks)
+    return book.cash.get(currency, ZERO) + profit - cross.in_use(book, currency, marks)
+
+
+def fill(book: Book, order: Order, size: Decimal, price: Decimal, maker: bool, marks: Prices,
+         time: int) -> Refused | None:
     """Trade: first against the position it meets, then open the rest. A refused order is withdrawn."""
     asked = copy(order)
     asked.size, asked.price = size, price
@@ -93,6 +102,8 @@ def fill(book: Book, order: Order, size: Decimal, price: Decimal, maker: bool, m
         resting.size -= size
         if resting.size <= 0:
             del book.orders[order.id]
+    currency = order.contract.settle
+    refund_cash(book, currency, time, currency, order.contract.value(size, price))
     return None
 
 
@@ -138,9 +149,8 @@ def add_margin(book: Book, held: Position, amount: Decimal, marks: Prices) -> Re
 
 
 def free_cash(book: Book, currency: str, marks: Prices) -> Decimal:
-    """What may leave cash: cash + min(0, cross upl) - in use."""
-    lost = min(ZERO, cross.upl(book, currency, marks))
-    return book.cash.get(currency, ZERO) + lost - cross.in_use(book, currency, marks)
+    """What may leave cash: free margin, as far as it is cash."""
+    return min(max(ZERO, free_margin(book, currency, marks)), book.cash.get(currency, ZERO))
 
 
 def set_leverage(book: Book, held: Position, leverage: Decimal, marks: Prices) -> Refused | None:

@@ -10,6 +10,7 @@ from tests.oracle import cross, isolated, orders
 from tests.oracle.book import Book, Order, Position, Prices
 from tests.oracle.contract import ONE, ZERO, Contract, exact
 from tests.oracle.crossing import first_below
+from tests.oracle.forced import refund_cash
 from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade, contract_of
 
 WARNING, LIQUIDATION = Decimal(3), Decimal(1)
@@ -26,6 +27,8 @@ class Pool:
     fee: Callable[[Prices], Decimal]
     liquidate: Callable[[Prices, int], None]
     contracts: tuple[Contract, ...]
+    holds: bool = True
+    """Some position: a currency with orders alone is not judged (the engine's choice; the books do not say)."""
     kinks: tuple[tuple[str, Decimal], ...] = ()
 
     def required(self, marks: Prices) -> Decimal:
@@ -62,11 +65,11 @@ class Replay:
             else:
                 self.book.orders[order.id] = checked
         elif isinstance(act, Trade):
-            answer = orders.fill(self.book, self._order(act), exact(act.size), exact(act.price), False, self.marks)
+            answer = orders.fill(self.book, self._order(act), exact(act.size), exact(act.price), False, self.marks, self.time)
         elif isinstance(act, FillResting) and act.id in self.book.orders:
             order = self.book.orders[act.id]
             size = min(exact(act.size), order.size)
-            answer = orders.fill(self.book, order, size, order.price, True, self.marks)
+            answer = orders.fill(self.book, order, size, order.price, True, self.marks, self.time)
         elif isinstance(act, Cancel):
             self.book.orders.pop(act.id, None)
         elif isinstance(act, AddMargin) and act.key in self.book.positions:
@@ -86,32 +89,35 @@ class Replay:
     # ------------------------------------------------------------------ time
 
     def advance(self, end: int, target: Prices, jump: bool) -> None:
-        """Clock events in (start, end] fall due on the way; a leg is walked, a jump is judged at the target."""
+        """A leg is walked, then come the clock events in (start, end]; a jump, from a bar's close to the next one's
+        open, is judged at the target, after the clock events (design.md section 7: "clock events before the open",
+        "clock events at the close"), which meet the prices before it.
+        """
         self.rearm()
-        start, origin = self.time, self.marks
+        start = self.time
+        if jump:
+            self.clock(start, end)
+        else:
+            self.walk(end, target)
+        self.time, self.marks = end, target
+        if not jump:
+            self.clock(start, end)
+        self.judge()
+
+    def clock(self, start: int, end: int) -> None:
+        """Every settlement in (start, end], each instant judged on its own (rule book section 14)."""
         for due in sorted({time for time, _, _ in self.funding if start < time <= end}):
-            share = Decimal(due - start) / Decimal(end - start)
-            here = {s: origin.get(s, p) + (p - origin.get(s, p)) * share for s, p in target.items()}
-            self.go(due, target if jump else here, jump)
             for time, symbol, rate in self.funding:
                 if time == due:
                     self.settle_funding(symbol, rate)
             self.judge()
-        self.go(end, target, jump)
-
-    def go(self, end: int, target: Prices, jump: bool) -> None:
-        """To an instant without clock events on the way."""
-        if not jump:
-            self.walk(end, target)
-        self.time, self.marks = end, target
-        self.judge()
 
     def walk(self, end: int, target: Prices) -> None:
         """Stop at the first point at which a pool reaches the warning level or a breach, as often as there is one."""
         start, origin, done = self.time, self.marks, ZERO
         while True:
             stops = []
-            for index, pool in enumerate(self.pools()):
+            for index, pool in enumerate(pool for pool in self.pools() if pool.holds):
                 for level in (WARNING, LIQUIDATION):
                     if level == WARNING and pool.name in self.book.warned:
                         continue
@@ -133,12 +139,13 @@ class Replay:
             self.book.say("Warned", self.time, pool.name, margin_ratio=ratio)
         if level == LIQUIDATION:
             pool.liquidate(self.marks, self.time)
+            self.rearm()
 
     def judge(self) -> None:
         """All pools at this very instant, isolated ones first."""
         for pool in self.pools():
             ratio = pool.ratio(self.marks)
-            if ratio is None:
+            if ratio is None or not pool.holds:
                 continue
             if ratio <= LIQUIDATION:
                 self.reach(pool, LIQUIDATION)
@@ -151,7 +158,7 @@ class Replay:
         alive = set()
         for pool in self.pools():
             ratio = pool.ratio(self.marks)
-            if ratio is not None and ratio <= WARNING + Decimal("1e-25"):
+            if pool.holds and ratio is not None and ratio <= WARNING + Decimal("1e-25"):
                 alive.add(pool.name)
         self.book.warned &= alive
 
@@ -165,6 +172,8 @@ class Replay:
                 paid = position.value(self.marks) * rate * (1 if position.size > 0 else -1)
                 purse = position if position.mode == "isolated" else None
                 self.book.book("funding", purse, position.contract.settle, -paid)
+                currency = position.contract.settle
+                refund_cash(self.book, currency, self.time, currency, ZERO)
 
     # ------------------------------------------------------------------ pools
 
@@ -198,5 +207,6 @@ class Replay:
             lambda marks: cross.closing_fee(book, currency, marks),
             lambda marks, time: cross.liquidate(book, currency, marks, time),
             tuple(involved.values()),
+            bool(cross.positions(book, currency)),
             tuple((order.contract.symbol, order.price) for order in resting),
         )
