@@ -93,6 +93,7 @@ class MarginEngine:
         self._low_distance: float | None = None
         self._evidence: dict[tuple[str, str, str], Evidence] = {}
         self._warned: set[str] = set()
+        self._judged: tuple[int, tuple[int, ...]] = self._state()
         self._references = References()
 
     # -- questions ----------------------------------------------------------------------------------------------
@@ -325,6 +326,8 @@ class MarginEngine:
         if target.time < self.market.time:
             raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
+        if self._judged != self._state():  # fills, orders, margins since: they are judged where they happened
+            self._judge()
         if jump:
             self._accrue(start, target.time)
         else:
@@ -332,7 +335,16 @@ class MarginEngine:
         self._move(target)
         if not jump:
             self._accrue(start, target.time)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Every pool at this instant: breaches first, then warnings."""
         self._watch(self._control())
+        self._judged = self._state()
+
+    def _state(self) -> tuple[int, tuple[int, ...]]:
+        """What changes whenever the account does."""
+        return len(self.account.ledger), tuple(self.account.orders)
 
     def _move(self, market: Market) -> None:
         self.market = market
@@ -361,7 +373,7 @@ class MarginEngine:
                 return
             self.market = self.market.toward(target, share)
             if name in self._warned:
-                self._control()
+                self._judge()
             else:
                 pool = next(pool for pool in account_pools(self.account) if pool.name == name)
                 self._warn(name, judge(pool, self.market, self.rules), self.assess())
@@ -418,7 +430,7 @@ class MarginEngine:
                     self._deleverage(time, key, cause)
                 else:
                     self._settle(time, cause)
-            self._control()  # each instant is judged on its own (rule book section 14)
+            self._judge()  # each instant is judged on its own (rule book section 14)
         return moved
 
     def _fund(self, time: int, key: PositionKey, rate: float | None) -> None:
@@ -621,8 +633,8 @@ class MarginEngine:
             away = distance(pool, judgement, self.market, self.rules)
             if away is not None and (self._low_distance is None or away < self._low_distance):
                 self._low_distance = away
-            now = ratio(float(judgement.equity), float(judgement.requirement))
-            if now is None or now > self.rules.liquidation.warning_ratio:
+            equity, requirement = float(judgement.equity), float(judgement.requirement)
+            if not requirement or equity - self.rules.liquidation.warning_ratio * requirement > 0:  # as `_crossing` asks
                 self._warned.discard(pool.name)
             elif pool.name not in self._warned:
                 report = report or self.assess()
