@@ -130,8 +130,6 @@ class _Writer:
         if rest and self.dice.random() < 0.15:
             away = -away / 10
         price = self.marks[symbol] * (1 - away if buy else 1 + away)
-        if rest and self.dice.random() < 0.2:
-            return round(price, 6)  # off the tick: the venue rounds it
         return self.tick(symbol, price)
 
     def open(self) -> None:

@@ -81,19 +81,18 @@ class Replay:
         return "refused" if answer else "done"
 
     def _order(self, act: Trade) -> Order:
-        contract = self.contracts[act.symbol]
-        price = exact(act.price)
-        return Order(act.id, contract, act.buy, exact(act.size), contract.on_tick(price, act.buy) if act.rest else price,
-                     act.margin_mode, act.side, exact(act.leverage), act.reduce_only)
+        return Order(act.id, self.contracts[act.symbol], act.buy, exact(act.size), exact(act.price), act.margin_mode,
+                     act.side, exact(act.leverage), act.reduce_only)
 
     # ------------------------------------------------------------------ time
 
     def advance(self, end: int, target: Prices, jump: bool) -> None:
         """A leg is walked, then come the clock events in (start, end]; a jump, from a bar's close to the next one's
         open, is judged at the target, after the clock events (design.md section 7: "clock events before the open",
-        "clock events at the close"), which meet the prices before it.
+        "clock events at the close"), which meet the prices before it. What was traded since is judged before anything
+        moves ("the pool is judged at every fill").
         """
-        self.rearm()
+        self.judge()
         start = self.time
         if jump:
             self.clock(start, end)
@@ -142,15 +141,14 @@ class Replay:
             self.rearm()
 
     def judge(self) -> None:
-        """All pools at this very instant, isolated ones first."""
-        for pool in self.pools():
-            ratio = pool.ratio(self.marks)
-            if ratio is None or not pool.holds:
-                continue
-            if ratio <= LIQUIDATION:
-                self.reach(pool, LIQUIDATION)
-            elif ratio <= WARNING:
-                self.reach(pool, WARNING)
+        """All pools at this very instant: breaches first, then warnings (the engine's documented order), each time
+        isolated pools first.
+        """
+        for level in (LIQUIDATION, WARNING):
+            for pool in self.pools():
+                ratio = pool.ratio(self.marks)
+                if pool.holds and ratio is not None and ratio <= level:
+                    self.reach(pool, level)
         self.rearm()
 
     def rearm(self) -> None:
