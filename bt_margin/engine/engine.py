@@ -43,6 +43,7 @@ from bt_margin.modes.base import CancelOrders, Judgement, MarginMode, Pool, judg
 from bt_margin.modes.cross import CROSS, early_cancellation
 from bt_margin.modes.distance import distance
 from bt_margin.modes.isolated import pool_name
+from bt_margin.modes.ladder import cancel_orders
 from bt_margin.rules.book import RuleBook, Rules
 from bt_margin.rules.tables import Evidence
 
@@ -532,7 +533,7 @@ class MarginEngine:
         return False
 
     def _in_breach(self, pool: Pool) -> bool:
-        return bool(pool.positions) and self._breaches(pool, judge(pool, self.market, self.rules))
+        return self._breaches(pool, judge(pool, self.market, self.rules))
 
     def _breaches(self, pool: Pool, judgement: Judgement) -> bool:
         equity, requirement = float(judgement.equity), float(judgement.requirement)
@@ -554,7 +555,7 @@ class MarginEngine:
         before = self.assess()
         first = self._find(name, mode)
         assert first is not None
-        opened = judge(first, self.market, self.rules)
+        opened, worth = judge(first, self.market, self.rules), float(self._without_orders(first).equity)
         self._warn(name, opened, before)
         closed: list[PositionKey] = []
         fund_before = self._fund_paid(first.currency)
@@ -575,14 +576,20 @@ class MarginEngine:
                         self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
                         closed.append(reduction.key)
         left = self._find(name, mode)
-        if closed and (left is None or not float(judge(left, self.market, self.rules).requirement)):
+        if closed and left is not None and self._in_breach(left):  # what only reduced a position adds risk without it
+            for withdrawn in cancel_orders(left, self.market, self.rules):
+                assert isinstance(withdrawn, CancelOrders)
+                self._cancel(name, withdrawn.orders, self.assess(), self._ratio(left), BEFORE_LIQUIDATION,
+                             self.market.time)
+        if closed and (left is None or not float(self._without_orders(left).requirement)):
             refund = self._fund_paid(first.currency) - fund_before
             rest = left.cash if left is not None and mode.name == "cross" else 0.0
             keys = tuple(dict.fromkeys(closed))
             ratio_then = ratio(float(opened.equity), float(opened.requirement)) or 0.0
-            self.events.append(
-                TakenOver(self.market.time, name, before, keys, ratio_then, float(opened.equity) - rest, refund)
-            )
+            self.events.append(TakenOver(self.market.time, name, before, keys, ratio_then, worth - rest, refund))
+
+    def _without_orders(self, pool: Pool) -> Judgement:
+        return judge(replace(pool, orders=()), self.market, self.rules)
 
     def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: AccountReport) -> None:
         position = self.account.positions[key]
@@ -634,7 +641,7 @@ class MarginEngine:
             if away is not None and (self._low_distance is None or away < self._low_distance):
                 self._low_distance = away
             equity, requirement = float(judgement.equity), float(judgement.requirement)
-            if not requirement or equity - self.rules.liquidation.warning_ratio * requirement > 0:  # as `_crossing` asks
+            if not requirement or equity - self.rules.liquidation.warning_ratio * requirement > 0:
                 self._warned.discard(pool.name)
             elif pool.name not in self._warned:
                 report = report or self.assess()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.test_engine import BTC, TIME, engine, moved, order, trade
 
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.engine import Fill
 from bt_margin.model.ledger import PositionKey
+from tests.unit.test_engine import BTC, TIME, engine, moved, order, trade
 
 KEY = PositionKey(BTC, "isolated", "net")
 
