@@ -150,11 +150,14 @@ class MarginEngine:
 
     def check(self, order: Order) -> Order | Refusal:
         """The order as the venue takes it, or the refusal. Books nothing."""
+        return self._check(order, filling=False)
+
+    def _check(self, order: Order, filling: bool) -> Order | Refusal:
         change = self._leverage_change(order)
         if isinstance(change, Refusal):
             return change
         account = self.account if change is None else self.account.what_if(change)
-        return order_rules.check(account, order, self.market, self.rules)
+        return order_rules.check(account, order, self.market, self.rules, filling=filling)
 
     def accept(self, order: Order) -> Order | Refusal:
         """Check an order and let it rest; a refusal becomes an event."""
@@ -212,7 +215,7 @@ class MarginEngine:
         if not (math.isfinite(price) and price > 0):
             raise MissingPrice(f"{order.symbol}: a fill needs a finite price above zero, found {price!r}")
         resting = self.account.withdraw(order.id)
-        answer = self.check(replace(order, size=size, price=price))
+        answer = self._check(replace(order, size=size, price=price), filling=True)
         if not isinstance(answer, Refusal) and fee and order.side == "buy":
             left = order_rules.headroom(self.account, answer, self.market, self.rules, order.instrument.quote)
             if left < fee:  # a plain asset's fee is paid in the quote currency, on top

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bt_margin.engine.engine import Refusal
+from bt_margin.engine.engine import Fill, Refusal
 from tests.unit.test_engine import BTC, engine, moved, order, trade
 
 
@@ -29,3 +29,25 @@ def test_the_loss_of_a_takeover_is_the_accounts_not_what_orders_had_reserved() -
     moved(e, jump=True, btc=49_000.0)  # 11,000 lost of 10,000
     (over,) = [x for x in e.events if x.name == "TakenOver"]
     assert over.loss == pytest.approx(10_000.0 - fee - 11_000.0)  # type: ignore[attr-defined]
+
+
+def test_of_two_orders_against_one_isolated_position_the_second_reserves_cash() -> None:
+    """A one-way order freezes its opening part (DEMO-ORDER-FREEZE-RULES); the first has used the position up."""
+    e = engine(cash=10_000.0)
+    trade(e, BTC, "buy", 50, "isolated")
+    cash = e.account.balance("USDT")
+    for id_, reserved in ((2, 0.0), (3, 50 * 0.01 * 61_000.0 * (1 / 10 + 0.0005))):
+        assert not isinstance(e.accept(order(e, BTC, "sell", 50, "isolated", id_=id_, price=61_000.0)), Refusal)
+        (pool,) = [p for p in e.assess().pools if p.name == "USDT"]
+        assert pool.equity == pytest.approx(cash - reserved)
+
+
+def test_orders_that_reduce_one_by_one_may_not_open_together_without_margin() -> None:
+    """One-way: a long and its sells need max(P + B, S - P) / leverage (rule book 6.2), S being all sells."""
+    e = engine(cash=10_000.0)
+    trade(e, BTC, "buy", 100, "cross")
+    answers = [e.accept(order(e, BTC, "sell", 100, "cross", id_=i, price=61_000.0)) for i in (2, 3, 4)]
+    assert [isinstance(a, Refusal) for a in answers] == [False, False, True]
+    fees = 61_000.0 * 0.0005
+    assert answers[2].shortfall == pytest.approx((3 * 61_000 - 60_000) / 10 + 2 * fees - (10_000 - 30))  # type: ignore[union-attr]
+    assert isinstance(e.fill(order(e, BTC, "sell", 100, "cross", id_=5), 100, 60_000.0), Fill)  # it reduces, now
