@@ -1,4 +1,4 @@
-"""`python -m tests.oracle --scenarios 2000 [--mode isolated --mode cross] [--first 0]`: engine and oracle, at length."""
+"""`python -m tests.oracle --scenarios 2000 [--mode isolated --mode cross] [--first 0]`: engine and oracle at length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a contract is worth, in exact decimals: linear (value Q x P) and inverse (value N / P). Rule book section 1.1."""
+"""What a contract is worth, in decimals: linear (value Q x P) and inverse (value N / P). Rule book section 1.1."""
 
 from __future__ import annotations
 

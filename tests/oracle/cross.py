@@ -137,12 +137,7 @@ def liquidate(book: Book, currency: str, marks: Prices, time: int) -> None:
     """
     before = book.cash.get(currency, ZERO) + upl(book, currency, marks)
     first = ratio = equity(book, currency, marks) / required(book, currency, marks)
-    gone = [order.id for mode in ("cross", "isolated") for order, _ in openings(book, currency, mode)]
-    if gone:
-        gone.sort()
-        for order_id in gone:
-            del book.orders[order_id]
-        book.say("OrdersCancelled", time, currency, *gone, margin_ratio=ratio)
+    cancel_openings(book, currency, ratio, time)
     keys: list[Key] = []
     refund = ZERO
     while positions(book, currency):
@@ -156,7 +151,20 @@ def liquidate(book: Book, currency: str, marks: Prices, time: int) -> None:
             keys += [position.key] if position.key not in keys else []
     if not keys:
         return
+    demand = required(book, currency, marks)
+    if demand and equity(book, currency, marks) <= demand:  # what only reduced a position adds risk without it
+        ratio = equity(book, currency, marks) / demand
+        cancel_openings(book, currency, ratio, time)
     book.say("TakenOver", time, currency, *keys, margin_ratio=first, loss=before - book.cash[currency], refund=refund)
+
+
+def cancel_openings(book: Book, currency: str, ratio: Decimal, time: int) -> None:
+    """Orders that add risk are withdrawn; those that only reduce stay (rule book section 7, layer 2)."""
+    gone = sorted(order.id for mode in ("cross", "isolated") for order, _ in openings(book, currency, mode))
+    for order_id in gone:
+        del book.orders[order_id]
+    if gone:
+        book.say("OrdersCancelled", time, currency, *gone, margin_ratio=ratio)
 
 
 def next_step(book: Book, currency: str, marks: Prices) -> list[tuple[Position, Decimal, str]]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from tests.oracle.replay import Replay
-from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade
 
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.engine import MarginEngine, Refusal
@@ -18,6 +16,8 @@ from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
 from bt_margin.rules.book import load_rules
+from tests.oracle.replay import Replay
+from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade
 
 BOOK = load_rules("okx")
 

@@ -26,8 +26,12 @@ def with_order(book: Book, order: Order) -> Book:
     return Book(book.cash, book.positions, orders)
 
 
-def check(book: Book, order: Order, marks: Prices) -> Order | Refused:
-    """The order as the venue takes it: closing orders are cut to the position (DEMO-OVER-CLOSE-CLIP-1)."""
+def check(book: Book, order: Order, marks: Prices, filling: bool = False) -> Order | Refused:
+    """The order as the venue takes it: closing orders are cut to the position (DEMO-OVER-CLOSE-CLIP-1).
+
+    At submission what earlier orders use up of a position is not there (rule book 6.2 counts all sells of a long); at
+    its fill an order meets the position before those that still rest.
+    """
     held = book.positions.get(order.key)
     if order.only_closes:
         if held is None or held.size == 0 or (held.size > 0) == order.buy:
@@ -37,9 +41,9 @@ def check(book: Book, order: Order, marks: Prices) -> Order | Refused:
         return order
     if order.leverage > order.contract.tiers[0].leverage:
         return Refused("leverage")  # 59102
-    part = opens(book, order)
+    part = opens(book, order, filling)
     if part:
-        if within(book, order) > order.contract.most_contracts(order.leverage):
+        if within(book, order, filling) > order.contract.most_contracts(order.leverage):
             return Refused("size")  # 51004
         left = headroom(with_order(book, order), order, part, marks)
         if left < 0:
@@ -47,17 +51,20 @@ def check(book: Book, order: Order, marks: Prices) -> Order | Refused:
     return order
 
 
-def opens(book: Book, order: Order) -> Decimal:
-    """The opening part of one order, given the position it meets and the orders that came before it."""
-    earlier = [other for other in book.orders.values() if other.id != order.id and other.mode == order.mode]
-    return next((part for other, part in opening_parts(book, [*earlier, order]) if other is order), ZERO)
+def opens(book: Book, order: Order, filling: bool) -> Decimal:
+    """The opening part of one order, given the position it meets and the orders that meet it before."""
+    queue = [] if filling else others(book, order)
+    return next((part for other, part in opening_parts(book, [*queue, order]) if other is order), ZERO)
 
 
-def within(book: Book, order: Order) -> Decimal:
+def others(book: Book, order: Order) -> list[Order]:
+    return [other for other in book.orders.values() if other.id != order.id and other.key == order.key]
+
+
+def within(book: Book, order: Order, filling: bool) -> Decimal:
     """Position + same-side opening orders + this one (DEMO-LEVERAGE-LIMIT-2, -3)."""
-    others = [other for other in book.orders.values() if other.id != order.id and other.mode == order.mode]
-    total = sum((part for other, part in opening_parts(book, [*others, order])
-                 if other.key == order.key and other.buy == order.buy), ZERO)
+    total = opens(book, order, filling)
+    total += sum((part for other, part in opening_parts(book, others(book, order)) if other.buy == order.buy), ZERO)
     held = book.positions.get(order.key)
     return total + (abs(held.size) if held is not None and (held.size > 0) == order.buy else ZERO)
 
@@ -85,7 +92,7 @@ def fill(book: Book, order: Order, size: Decimal, price: Decimal, maker: bool, m
     """Trade: first against the position it meets, then open the rest. A refused order is withdrawn."""
     asked = copy(order)
     asked.size, asked.price = size, price
-    answer = check(book, asked, marks)
+    answer = check(book, asked, marks, filling=True)
     if isinstance(answer, Refused):
         book.orders.pop(order.id, None)
         return answer
@@ -154,7 +161,7 @@ def free_cash(book: Book, currency: str, marks: Prices) -> Decimal:
 
 
 def set_leverage(book: Book, held: Position, leverage: Decimal, marks: Prices) -> Refused | None:
-    """Isolated: where margin + upl covers the need at the new leverage nothing moves, else the margin becomes need - upl
+    """Isolated: where margin + upl covers the need at the new leverage nothing moves, else margin becomes need - upl
     and cash pays the top-up (DEMO-LEVERAGE-CHANGE-1..5). Cross: only the initial margin changes. Above what the size
     allows: refused (DEMO-LEVERAGE-LIMIT-4).
     """

@@ -1,4 +1,4 @@
-"""The oracle at work: a script is replayed instant by instant. Path rules: design.md section 7; funding: rule book 8."""
+"""The oracle at work: a script, instant by instant. Path rules: design.md section 7; funding: rule book 8."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Replay:
             else:
                 self.book.orders[order.id] = checked
         elif isinstance(act, Trade):
-            answer = orders.fill(self.book, self._order(act), exact(act.size), exact(act.price), False, self.marks, self.time)
+            order = self._order(act)
+            answer = orders.fill(self.book, order, order.size, order.price, False, self.marks, self.time)
         elif isinstance(act, FillResting) and act.id in self.book.orders:
             order = self.book.orders[act.id]
             size = min(exact(act.size), order.size)

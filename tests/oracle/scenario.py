@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tests.oracle.contract import Contract, TierRow, exact
-
 from bt_margin.rules.book import load_rules
+from tests.oracle.contract import Contract, TierRow, exact
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,6 @@ def contract_of(symbol: str, time: int) -> Contract:
     rows = tuple(TierRow(exact(row.max_size), exact(row.maintenance), exact(row.max_leverage))
                  for row in rules.tiers(symbol).rows)
     return Contract(
-        symbol, listed.settle, listed.base, listed.settle != listed.base, exact(listed.contract_size), exact(listed.lot),
-        exact(listed.tick), exact(fees.taker), exact(fees.maker), rows,
+        symbol, listed.settle, listed.base, listed.settle != listed.base, exact(listed.contract_size),
+        exact(listed.lot), exact(listed.tick), exact(fees.taker), exact(fees.maker), rows,
     )
