@@ -43,7 +43,6 @@ from bt_margin.modes.base import CancelOrders, Judgement, MarginMode, Pool, judg
 from bt_margin.modes.cross import CROSS, early_cancellation
 from bt_margin.modes.distance import distance
 from bt_margin.modes.isolated import pool_name
-from bt_margin.modes.ladder import cancel_orders
 from bt_margin.rules.book import RuleBook, Rules
 from bt_margin.rules.tables import Evidence
 
@@ -554,7 +553,9 @@ class MarginEngine:
         return next((p for p in mode.pools(self.account) if p.name == name), None)
 
     def _liquidate(self, name: str, mode: MarginMode) -> None:
-        """Go down the mode's ladder until the pool is safe; announce what was done."""
+        """Go down the mode's ladder until the pool is safe, from its top after each step: an order that only reduced a
+        position may add risk to what is left of it. Announce what was done.
+        """
         before = self.assess()
         first = self._find(name, mode)
         assert first is not None
@@ -562,28 +563,20 @@ class MarginEngine:
         self._warn(name, opened, before)
         closed: list[PositionKey] = []
         fund_before = self._fund_paid(first.currency)
-        for step in mode.ladder:
-            while True:
-                pool = self._find(name, mode)
-                if pool is None or not self._in_breach(pool):
-                    break
-                reductions = step(pool, self.market, self.rules)
-                if not reductions:
-                    break
-                report = self.assess()
-                for reduction in reductions:
-                    if isinstance(reduction, CancelOrders):
-                        self._cancel(name, reduction.orders, report, self._ratio(pool), BEFORE_LIQUIDATION,
-                                     self.market.time)
-                    else:
-                        self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
-                        closed.append(reduction.key)
+        while (pool := self._find(name, mode)) is not None and self._in_breach(pool):
+            steps = (step(pool, self.market, self.rules) for step in mode.ladder)
+            reductions = next((found for found in steps if found), ())
+            if not reductions:
+                break
+            report = self.assess()
+            for reduction in reductions:
+                if isinstance(reduction, CancelOrders):
+                    self._cancel(name, reduction.orders, report, self._ratio(pool), BEFORE_LIQUIDATION,
+                                 self.market.time)
+                else:
+                    self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
+                    closed.append(reduction.key)
         left = self._find(name, mode)
-        if closed and left is not None and self._in_breach(left):  # what only reduced a position adds risk without it
-            for withdrawn in cancel_orders(left, self.market, self.rules):
-                assert isinstance(withdrawn, CancelOrders)
-                self._cancel(name, withdrawn.orders, self.assess(), self._ratio(left), BEFORE_LIQUIDATION,
-                             self.market.time)
         if closed and (left is None or not float(self._without_orders(left).requirement)):
             refund = self._fund_paid(first.currency) - fund_before
             rest = left.cash if left is not None and mode.name == "cross" else 0.0

@@ -51,3 +51,15 @@ def test_orders_that_reduce_one_by_one_may_not_open_together_without_margin() ->
     fees = 61_000.0 * 0.0005
     assert answers[2].shortfall == pytest.approx((3 * 61_000 - 60_000) / 10 + 2 * fees - (10_000 - 30))  # type: ignore[union-attr]
     assert isinstance(e.fill(order(e, BTC, "sell", 100, "cross", id_=5), 100, 60_000.0), Fill)  # it reduces, now
+
+
+def test_an_order_that_outgrows_what_is_left_of_its_position_goes_before_the_next_step() -> None:
+    """Every judgement at 100 % begins with the orders that add risk (rule book section 7; recorded item 3)."""
+    e = engine(cash=1_000_000.0)
+    trade(e, BTC, "buy", 4_000, "cross", leverage=20.0)  # tier 2
+    sell = order(e, BTC, "sell", 4_000, "cross", id_=2, price=70_000.0, leverage=20.0)
+    assert not isinstance(e.accept(sell), Refusal)
+    moved(e, btc=34_000.0)
+    names = [x.name for x in e.events]
+    assert names[:4] == ["Warned", "Reduced", "OrdersCancelled", "Reduced"]
+    assert e.events[1].remaining == 1_000.0  # type: ignore[attr-defined]
