@@ -28,6 +28,7 @@ class Statistics:
     numbers: int = 0
     refused: int = 0
     events: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
     flows: Counter[str] = field(default_factory=Counter)
     largest: float = 0.0
     largest_where: str = ""
@@ -35,6 +36,7 @@ class Statistics:
     def lines(self) -> Iterator[str]:
         yield f"{self.scenarios} scenarios, {self.acts} acts ({self.refused} refused), {self.numbers} numbers"
         yield "events: " + ", ".join(f"{n} {name}" for name, n in sorted(self.events.items()))
+        yield "forced orders: " + ", ".join(f"{n} {name}" for name, n in sorted(self.steps.items()))
         yield "ledger: " + ", ".join(f"{n} {name}" for name, n in sorted(self.flows.items()))
         yield f"largest difference: {self.largest:.2e} ({self.largest_where})"
 
@@ -65,6 +67,8 @@ class _Differ:
             for name, value in ours.numbers.items():
                 self.close(f"{ours.name} {ours.pool} {name}", value, theirs.numbers[name])
             self.statistics.events[ours.name] += 1
+            if ours.name == "Reduced":
+                self.statistics.steps[str(ours.words[-1])] += 1
         self.same("resting orders", sorted(engine.orders), sorted(oracle.orders))
         flows = [sorted(f for f in side.flows if abs(f[2]) + abs(f[3]) > TOLERANCE * self.size(f[1]))
                  for side in (engine, oracle)]

@@ -131,40 +131,35 @@ def in_use(book: Book, currency: str, marks: Prices) -> Decimal:
 
 
 def liquidate(book: Book, currency: str, marks: Prices, time: int) -> None:
-    """At a ratio of 1 or less: orders that add risk go; hedged pairs of one contract; pairs of opposite delta; then
-    the position whose cut frees most. Judged anew after every step (rule book section 7, item 3). What closes the last
-    position takes the pool over; cash below zero is refunded (item 10).
+    """At a ratio of 1 or less: orders that add risk go (also those that only reduced what is now closed); hedged pairs
+    of one contract; pairs of opposite delta; then the position whose cut frees most. Judged anew after every step (rule
+    book section 7, item 3). What closes the last position takes the pool over; cash below zero is refunded (item 10).
     """
     before = book.cash.get(currency, ZERO) + upl(book, currency, marks)
-    first = ratio = equity(book, currency, marks) / required(book, currency, marks)
-    cancel_openings(book, currency, ratio, time)
+    first = equity(book, currency, marks) / required(book, currency, marks)
     keys: list[Key] = []
     refund = ZERO
-    while positions(book, currency):
-        ratio = equity(book, currency, marks) / required(book, currency, marks)
-        if ratio > BREACH:
-            return
+    while (demand := required(book, currency, marks)) and (ratio := equity(book, currency, marks) / demand) <= BREACH:
+        if cancel_openings(book, currency, ratio, time):
+            continue
         for position, contracts, step in next_step(book, currency, marks):
             mark = marks[position.contract.symbol]
             force(book, position, contracts, mark, time, currency, step, ratio)
             refund += refund_cash(book, currency, time, currency, position.contract.value(contracts, mark))
             keys += [position.key] if position.key not in keys else []
-    if not keys:
+    if not keys or positions(book, currency):
         return
-    demand = required(book, currency, marks)
-    if demand and equity(book, currency, marks) <= demand:  # what only reduced a position adds risk without it
-        ratio = equity(book, currency, marks) / demand
-        cancel_openings(book, currency, ratio, time)
     book.say("TakenOver", time, currency, *keys, margin_ratio=first, loss=before - book.cash[currency], refund=refund)
 
 
-def cancel_openings(book: Book, currency: str, ratio: Decimal, time: int) -> None:
-    """Orders that add risk are withdrawn; those that only reduce stay (rule book section 7, layer 2)."""
+def cancel_openings(book: Book, currency: str, ratio: Decimal, time: int) -> bool:
+    """Orders that add risk are withdrawn; those that only reduce stay (rule book section 7, layer 2). True: some."""
     gone = sorted(order.id for mode in ("cross", "isolated") for order, _ in openings(book, currency, mode))
     for order_id in gone:
         del book.orders[order_id]
     if gone:
         book.say("OrdersCancelled", time, currency, *gone, margin_ratio=ratio)
+    return bool(gone)
 
 
 def next_step(book: Book, currency: str, marks: Prices) -> list[tuple[Position, Decimal, str]]:
