@@ -87,11 +87,14 @@ class _Writer:
     def scenario(self) -> Scenario:
         for _ in range(self.dice.randint(1, 4)):
             self.open()
+            if self.dice.random() < 0.3:
+                self.offset()
         for _ in range(self.dice.randint(3, 12)):
             self.dice.choices(
-                (self.move, self.open, self.rest, self.meet, self.close, self.cancel, self.top_up, self.releverage),
-                (10, 1.5, 2.5, 2.5, 1.5, 0.7, 0.8, 0.5))[0]()
-        self.move()
+                (self.move, self.crash, self.open, self.rest, self.meet, self.close, self.cancel, self.top_up,
+                 self.releverage),
+                (8, 2, 1.5, 2.5, 2.5, 1.5, 0.7, 0.8, 0.5))[0]()
+        self.crash()
         funding = {symbol: self.rates() for symbol in self.symbols if "-" not in symbol and self.dice.random() < 0.8}
         return Scenario(self.name, self.mode, self.hedge, self.start, self.cash, self.first, funding, tuple(self.acts))
 
@@ -136,6 +139,23 @@ class _Writer:
         trade = self.trade()
         if (trade.symbol, trade.margin_mode, trade.side) not in self.frozen:
             self.acts.append(trade)
+
+    def offset(self) -> None:
+        """Against the last trade: the other side of a hedged contract, or another contract of the coin."""
+        if not self.acts or not isinstance(last := self.acts[-1], Trade):
+            return
+        coin = self.contracts[last.symbol].coin
+        others = [s for s in self.symbols if self.contracts[s].coin == coin and s != last.symbol]
+        if not self.hedge and not others:
+            return
+        symbol = last.symbol if self.hedge and (not others or self.dice.random() < 0.6) else self.dice.choice(others)
+        side = ("short" if last.buy else "long") if self.hedge else "net"
+        key = (symbol, last.margin_mode, side)
+        leverage = self.leverage.setdefault(key, last.leverage)
+        size = self.lots(symbol, last.size * self.dice.choice((0.3, 0.8, 1.0, 1.3)))
+        self.ids += 1
+        self.acts.append(Trade(self.ids, symbol, not last.buy, size, self.near(symbol, not last.buy, False),
+                               last.margin_mode, side, leverage))
 
     def rest(self) -> None:
         trade = self.trade(rest=True)
@@ -208,6 +228,15 @@ class _Writer:
             else:
                 common_ = common
             marks[symbol] = self.tick(symbol, self.marks[symbol] * max(0.05, 1 + common_ + own))
+        self.acts.append(self.to(marks, self.dice.random() < 0.3))
+
+    def crash(self) -> None:
+        """All one way, far enough to end what is leveraged; contracts of a coin may part."""
+        away = self.dice.choice((-1, 1)) * self.dice.uniform(0.3, 2.5) / max(self.leverage.values(), default=10.0)
+        marks = {}
+        for symbol in self.symbols:
+            own = away * self.dice.choice((1.0, 1.0, 0.6, -0.2)) * self.dice.uniform(0.8, 1.2)
+            marks[symbol] = self.tick(symbol, self.marks[symbol] * max(0.05, 1 + own))
         self.acts.append(self.to(marks, self.dice.random() < 0.3))
 
     def to(self, marks: dict[str, float], jump: bool) -> Move:
