@@ -54,6 +54,7 @@ class EngineRun:
         market = Market(scenario.time, dict(scenario.marks), dict(scenario.marks))
         self.engine = MarginEngine(account, mode_named(scenario.mode), BOOK, market, funding=series)
         self._events = self._entries = 0
+        self.shortfall = 0.0
 
     def act(self, act: object) -> str:
         engine, account = self.engine, self.engine.account
@@ -75,6 +76,7 @@ class EngineRun:
             answer = engine.add_margin(PositionKey(*act.key), act.amount)
         elif isinstance(act, SetLeverage) and PositionKey(*act.key) in account.positions:
             answer = engine.set_leverage(PositionKey(*act.key), act.leverage)
+        self.shortfall = answer.shortfall if isinstance(answer, Refusal) and isinstance(act, Trade) else 0.0
         return "refused" if isinstance(answer, Refusal) else "done"
 
     def snapshot(self, answer: str) -> Snapshot:
@@ -83,6 +85,7 @@ class EngineRun:
         entries = account.ledger[self._entries:]
         self._events, self._entries = len(self.engine.events), len(account.ledger)
         numbers = {f"cash {currency}": amount for currency, amount in account.balances.items()}
+        numbers["shortfall"] = self.shortfall
         numbers |= {f"fund {currency}": amount for currency, amount in account.fund.items()}
         for key, position in account.positions.items():
             name = " ".join(key)
@@ -135,6 +138,7 @@ class OracleRun:
         flows = tuple((kind, ccy, float(x), float(y)) for kind, ccy, x, y in book.flows[self._flows:])
         self._events, self._flows = len(book.happenings), len(book.flows)
         numbers = {f"cash {currency}": float(amount) for currency, amount in book.cash.items()}
+        numbers["shortfall"] = float(self.replay.shortfall)
         numbers |= {f"fund {currency}": float(amount) for currency, amount in book.fund.items()}
         for key, position in book.positions.items():
             name = " ".join(key)

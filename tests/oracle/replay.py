@@ -45,6 +45,7 @@ class Replay:
     def __init__(self, scenario: Scenario) -> None:
         self.contracts = {symbol: contract_of(symbol, scenario.time) for symbol in scenario.marks}
         self.book = Book({currency: exact(amount) for currency, amount in scenario.cash.items()})
+        self.shortfall = ZERO
         self.time = scenario.time
         self.marks: Prices = {symbol: exact(price) for symbol, price in scenario.marks.items()}
         self.funding = sorted(
@@ -79,6 +80,7 @@ class Replay:
         elif isinstance(act, SetLeverage) and act.key in self.book.positions:
             held = self.book.positions[act.key]
             answer = orders.set_leverage(self.book, held, exact(act.leverage), self.marks)
+        self.shortfall = answer.shortfall if answer and isinstance(act, Trade) else ZERO
         return "refused" if answer else "done"
 
     def _order(self, act: Trade) -> Order:
