@@ -48,6 +48,7 @@ from bt_margin.rules.tables import Evidence
 
 EARLY = "cancelled by risk control (free margin below maintenance margin and order costs)"
 BEFORE_LIQUIDATION = "cancelled before liquidation (insufficient margin)"
+HAIR = 1e-9  # of a ratio, of an amount: nearer than this, two numbers differ by rounding
 DUST = 1e-9  # of the traded notional: below it a remainder is rounding, not a deficit
 
 
@@ -295,7 +296,7 @@ class MarginEngine:
         if amount > free:
             return Refusal("insufficient cash to add as margin", amount - free, currency)
         reducible = self.reducible_margin(key)
-        if -amount > reducible:
+        if -amount > reducible + HAIR * max(1.0, position.margin):
             reason = f"at most {reducible:,.10g} {currency} of margin can be taken out (59301)"
             return Refusal(reason, -amount - reducible, currency)
         self.account.apply(Entry(self.market.time, EntryKind.TRANSFER, currency, cash=-amount, margin=amount, key=key,
@@ -535,14 +536,15 @@ class MarginEngine:
         return False
 
     def _in_breach(self, pool: Pool) -> bool:
-        return self._breaches(pool, judge(pool, self.market, self.rules))
+        """Within a ladder: a step that costs exactly what it frees leaves the ratio at 1 but for rounding, a breach."""
+        return self._breaches(pool, judge(pool, self.market, self.rules), HAIR)
 
-    def _breaches(self, pool: Pool, judgement: Judgement) -> bool:
+    def _breaches(self, pool: Pool, judgement: Judgement, hair: float = 0.0) -> bool:
         equity, requirement = float(judgement.equity), float(judgement.requirement)
         if math.isnan(equity) or math.isnan(requirement):
             raise MissingPrice(f"pool {pool.name}: its ratio is not a number at {self.market.time}; repair the data")
         self._note_ratio(equity, requirement)
-        return requirement > 0 and equity <= requirement * self.rules.liquidation.liquidation_ratio
+        return requirement > 0 and equity <= requirement * (self.rules.liquidation.liquidation_ratio + hair)
 
     def _note_ratio(self, equity: float, requirement: float) -> None:
         now = ratio(equity, requirement)

@@ -63,3 +63,25 @@ def test_an_order_that_outgrows_what_is_left_of_its_position_goes_before_the_nex
     names = [x.name for x in e.events]
     assert names[:4] == ["Warned", "Reduced", "OrdersCancelled", "Reduced"]
     assert e.events[1].remaining == 1_000.0  # type: ignore[attr-defined]
+
+
+def test_a_pair_that_costs_what_it_frees_leaves_a_breach_whatever_the_rounding() -> None:
+    """Fee and penalty of a tier-one close are what it frees: the ratio stays at 1, and at 1 a pool is liquidated. The
+    side of 1 on which rounding falls may not decide whether the rest of the pool lives.
+    """
+    for cash in range(1_000, 1_030):
+        e = engine(cash=float(cash), hedge=True)
+        for id_, (side, leg, size) in enumerate((("buy", "long", 10), ("sell", "short", 5)), 1):
+            trade(e, BTC, side, size, "cross", id_=id_, leg=leg, leverage=50.0)
+        moved(e, btc=40_000.0)
+        assert [x.name for x in e.events] == ["Warned", "Reduced", "Reduced", "Reduced", "TakenOver"]
+        assert len(e.events[-1].keys) == 2  # type: ignore[attr-defined]
+
+
+def test_margin_put_in_can_be_taken_out_again() -> None:
+    e = engine(cash=10_000.0)
+    trade(e, BTC, "buy", 50, "isolated")
+    (key,) = e.account.positions
+    for amount in (68.2219824, 0.1, 1234.56789):
+        assert e.add_margin(key, amount) is None
+        assert e.add_margin(key, -amount) is None
