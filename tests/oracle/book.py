@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from tests.oracle.contract import ZERO, Contract
+from tests.oracle.era import Era
 
 Key = tuple[str, str, str]
 """(symbol, isolated | cross, net | long | short)."""
@@ -86,6 +87,7 @@ class Book:
     flows: list[tuple[str, str, Decimal, Decimal]] = field(default_factory=list)
     happenings: list[Happening] = field(default_factory=list)
     warned: set[str] = field(default_factory=set)
+    era: Era = field(default_factory=Era)
 
     def held(self, mode: str) -> Iterator[Position]:
         """Positions of a margin mode, by symbol and side."""

@@ -85,13 +85,17 @@ def required(book: Book, currency: str, marks: Prices) -> Decimal:
 def order_initial(book: Book, currency: str, marks: Prices) -> Decimal:
     """Initial margin of cross orders on top of the positions'.
 
-    One-way: long max(P + B, S - P) / leverage, short max(B - P, P + S) / leverage, flat max(B, S) / leverage (rule book
-    6.2, since 2024-11-08). Hedge: all opening orders add.
+    One-way, before 2024-11-08: every opening part. Since: long max(P + B, S - P) / leverage, short
+    max(B - P, P + S) / leverage, flat max(B, S) / leverage (rule book 6.2); nothing where no order opens, whatever the
+    values say (DEMO-ORDER-FREEZE-RULES wins over the text). Hedge: all opening orders add.
     """
+    if not book.era.larger_side:
+        return sum((order_value(order, part, marks) / order.leverage
+                    for order, part in openings(book, currency, "cross")), ZERO)
     symbols: dict[tuple[str, str], list[Order]] = {}
-    total = ZERO
+    total, opening = ZERO, {order.contract.symbol for order, _ in openings(book, currency, "cross")}
     for order in book.orders.values():
-        if order.mode == "cross" and order.contract.settle == currency and not order.only_closes:
+        if order.mode == "cross" and order.contract.symbol in opening and not order.only_closes:
             if order.side == "net":
                 symbols.setdefault((order.contract.symbol, order.side), []).append(order)
             else:
@@ -165,24 +169,31 @@ def cancel_openings(book: Book, currency: str, ratio: Decimal, time: int) -> boo
 def next_step(book: Book, currency: str, marks: Prices) -> list[tuple[Position, Decimal, str]]:
     """The forced orders of the next phase that has something to do."""
     held = positions(book, currency)
-    sizes = tier_sizes(book, currency)
     for position in held:  # phase 1: long and short of the same contract against each other, first symbol first
         other = book.positions.get((position.contract.symbol, "cross", "short"))
         if position.side == "long" and other is not None:
             both = min(position.size, -other.size)
             return [(position, both, "hedged pair"), (other, both, "hedged pair")]
-    pair = delta_pair(held, sizes, marks)
+    pair = delta_pair(book, held, marks)
     if pair:
         return pair
-    return [(*largest_relief(held, sizes, marks), "unhedged position")]
+    return [(*largest_relief(book, held, marks), "unhedged position")]
 
 
-def delta_pair(held: list[Position], sizes: dict[str, Decimal],
-               marks: Prices) -> list[tuple[Position, Decimal, str]]:
+def cut_of(book: Book, position: Position, marks: Prices) -> Decimal:
+    """How far one forced order takes a position down, in the pool it stands in."""
+    currency, family = position.contract.settle, position.contract.family
+    spare = equity(book, currency, marks) - required(book, currency, marks)
+    value = sum((v for contract, v in valued(book, currency, marks) if contract.family == family), ZERO)
+    return step_size(book, position, tier_sizes(book, currency)[family], spare, value)
+
+
+def delta_pair(book: Book, held: list[Position], marks: Prices) -> list[tuple[Position, Decimal, str]]:
     """Phase 2: a long and a short of one coin in different contracts, cut by the same delta; on each side the larger
     maintenance margin first. The size of a cut is one forced order of the larger of the two, as far as the other side
     reaches (the engine's documented choice: README, `ladder.delta_neutral`, graded inferred).
     """
+    sizes = tier_sizes(book, held[0].contract.settle)
     for coin in sorted({position.contract.coin for position in held}):
         here = [position for position in held if position.contract.coin == coin]
         longs = [position for position in here if position.size > 0]
@@ -197,7 +208,7 @@ def delta_pair(held: list[Position], sizes: dict[str, Decimal],
         short = max(shorts, key=margin)
         first = max((long, short) if long.key < short.key else (short, long), key=margin)
         delta = min(
-            first.contract.coins(step_size(first, sizes[first.contract.family]), marks[first.contract.symbol]),
+            first.contract.coins(cut_of(book, first, marks), marks[first.contract.symbol]),
             *(position.contract.coins(position.size, marks[position.contract.symbol]) for position in (long, short)),
         )
         cuts = [(position, delta_lots(position, delta, marks), "delta-neutral pair") for position in (long, short)]
@@ -212,11 +223,13 @@ def delta_lots(position: Position, delta: Decimal, marks: Prices) -> Decimal:
     return position.contract.whole_lots(contracts + position.contract.lot * Decimal("1e-9"))
 
 
-def largest_relief(held: list[Position], sizes: dict[str, Decimal], marks: Prices) -> tuple[Position, Decimal]:
+def largest_relief(book: Book, held: list[Position], marks: Prices) -> tuple[Position, Decimal]:
     """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement, ties by symbol.
 
     Read before the order's own fee and penalty (the engine's documented choice, `ladder.unhedged_largest_relief`).
     """
+
+    sizes = tier_sizes(book, held[0].contract.settle)
 
     def requirement(cut: Position | None, contracts: Decimal) -> Decimal:
         total = ZERO
@@ -232,5 +245,5 @@ def largest_relief(held: list[Position], sizes: dict[str, Decimal], marks: Price
         return total
 
     now = requirement(None, ZERO)
-    cuts = [(position, step_size(position, sizes[position.contract.family])) for position in held]
+    cuts = [(position, cut_of(book, position, marks)) for position in held]
     return max(cuts, key=lambda cut: now - requirement(*cut))

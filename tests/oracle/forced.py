@@ -35,15 +35,23 @@ def force(book: Book, position: Position, contracts: Decimal, mark: Decimal, tim
              remaining=position.size, margin_ratio=ratio)
 
 
-def step_size(position: Position, tier_size: Decimal) -> Decimal:
+def step_size(book: Book, position: Position, tier_size: Decimal, spare: Decimal, value: Decimal) -> Decimal:
     """Down to the ceiling of the tier below, whole in tier 1 (items 2 and 4).
 
-    `tier_size` sets the tier: in cross everything of a family adds, and the cut comes off this position.
+    `tier_size` sets the tier: in cross everything of a family adds, and the cut comes off this position. Before 2025-05
+    whole up to tier 2; above it down two tiers while the pool would still satisfy the first tier's rate, else whole
+    (rule book section 7). `spare` is equity less what is required, `value` what the tier's rate is charged on.
     """
-    tier = position.contract.tier(tier_size)
-    if tier == 0:
+    contract = position.contract
+    tier = contract.tier(tier_size)
+    down = tier - (1 if book.era.one_tier else 2)
+    if down < 0:
         return abs(position.size)
-    return min(abs(position.size), tier_size - position.contract.tiers[tier - 1].ceiling)
+    if not book.era.one_tier:
+        relief = value * (contract.tiers[tier].maintenance - contract.tiers[0].maintenance)
+        if spare + relief <= 0:
+            return abs(position.size)
+    return min(abs(position.size), tier_size - contract.tiers[down].ceiling)
 
 
 def claw_back(book: Book, position: Position | None, currency: str, time: int, pool: str, traded: Decimal) -> Decimal:

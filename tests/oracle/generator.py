@@ -18,7 +18,8 @@ from tests.oracle.scenario import (
 )
 
 HOUR = 3_600_000
-TIME = 1_760_000_000_000 // (8 * HOUR) * 8 * HOUR  # 2025-10-09, on a settlement; the tiers of 2025-09-15 hold
+TIMES = tuple(ms // (8 * HOUR) * 8 * HOUR for ms in (1_760_000_000_000, 1_722_470_400_000, 1_668_902_400_000))
+"""2025-10-09, 2024-08-01, 2022-11-20, on a settlement: no table changes in the twelve days after any of them."""
 MARKS = {
     "BTC/USDT:USDT": 110_000.0,
     "ETH/USDT:USDT": 4_000.0,
@@ -56,7 +57,8 @@ class _Writer:
         self.mode, self.name = mode, f"{mode} {seed}"
         self.dice = Random(f"oracle {mode} {seed}")
         self.hedge = self.dice.random() < 0.4
-        self.start = self.time = TIME + self.dice.randrange(8 * HOUR)
+        begin = self.dice.choices(TIMES, (6, 2, 2))[0]
+        self.start = self.time = begin + self.dice.randrange(8 * HOUR)
         self.symbols = self.dice.choice(THEMES)
         self.contracts = {symbol: contract_of(symbol, self.time) for symbol in self.symbols}
         level = self.dice.uniform(0.6, 1.4)

@@ -49,7 +49,8 @@ def liquidate(book: Book, position: Position, marks: Prices, time: int) -> None:
             del book.orders[order_id]
         book.say("OrdersCancelled", time, pool, *gone, margin_ratio=ratio)
     while ratio <= BREACH:
-        cut = step_size(position, abs(position.size))
+        spare = equity(position, marks) - required(position, marks)
+        cut = step_size(book, position, abs(position.size), spare, position.value(marks))
         step = "takeover" if cut == abs(position.size) else "tier step-down"
         force(book, position, cut, mark, time, pool, step, ratio)
         if position.size == 0:

@@ -23,7 +23,7 @@ class Refused:
 def with_order(book: Book, order: Order) -> Book:
     """The book as if the order rested (in the place of its former self)."""
     orders = {**book.orders, order.id: order}
-    return Book(book.cash, book.positions, orders)
+    return Book(book.cash, book.positions, orders, era=book.era)
 
 
 def check(book: Book, order: Order, marks: Prices, filling: bool = False) -> Order | Refused:
@@ -75,6 +75,8 @@ def headroom(whole: Book, order: Order, part: Decimal, marks: Prices) -> Decimal
     """
     currency = order.contract.settle
     free = free_margin(whole, currency, marks)
+    if order.mode == "cross" and not whole.era.order_loss:
+        return free
     if order.mode == "cross":
         return free - cross.order_loss(order, part, marks)
     needed = cross.isolated_orders(whole, currency, marks) + cross.order_fees(whole, currency, marks, ("isolated",))

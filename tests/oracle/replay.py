@@ -10,6 +10,7 @@ from tests.oracle import cross, isolated, orders
 from tests.oracle.book import Book, Order, Position, Prices
 from tests.oracle.contract import ONE, ZERO, Contract, exact
 from tests.oracle.crossing import first_below
+from tests.oracle.era import era_of
 from tests.oracle.forced import refund_cash
 from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade, contract_of
 
@@ -44,7 +45,8 @@ class Replay:
 
     def __init__(self, scenario: Scenario) -> None:
         self.contracts = {symbol: contract_of(symbol, scenario.time) for symbol in scenario.marks}
-        self.book = Book({currency: exact(amount) for currency, amount in scenario.cash.items()})
+        self.book = Book({currency: exact(amount) for currency, amount in scenario.cash.items()},
+                         era=era_of(scenario.time))
         self.shortfall = ZERO
         self.time = scenario.time
         self.marks: Prices = {symbol: exact(price) for symbol, price in scenario.marks.items()}
@@ -165,15 +167,25 @@ class Replay:
 
     def settle_funding(self, symbol: str, rate: Decimal) -> None:
         """Value at the mark x rate, longs pay a positive one; isolated out of the margin, cross out of cash
-        (DEMO-FUNDING-ISO-LONG-1..3, DEMO-FUNDING-CROSS-SHORT-1..3), in full since 2024-07-01.
+        (DEMO-FUNDING-ISO-LONG-1..3, DEMO-FUNDING-CROSS-SHORT-1..3), in full since 2024-07-01. Before: a payer down to a
+        ratio of 1, an isolated one out of free cash first; receivers in cash (rule book 8; that they receive in full is
+        the engine's documented reading, README).
         """
         for key in sorted(self.book.positions):
             position = self.book.positions[key]
             if key[0] == symbol:
                 paid = position.value(self.marks) * rate * (1 if position.size > 0 else -1)
                 purse = position if position.mode == "isolated" else None
-                self.book.book("funding", purse, position.contract.settle, -paid)
                 currency = position.contract.settle
+                if not self.book.era.full_funding:
+                    if purse is not None:
+                        cash = min(paid, orders.free_cash(self.book, currency, self.marks)) if paid > 0 else paid
+                        self.book.book("funding", None, currency, -cash)
+                        paid -= cash
+                    if paid > 0:
+                        pool = self._isolated(position) if purse is not None else self._cross(currency)
+                        paid = min(paid, max(ZERO, pool.equity(self.marks) - pool.required(self.marks)))
+                self.book.book("funding", purse, currency, -paid)
                 refund_cash(self.book, currency, self.time, currency, ZERO)
 
     # ------------------------------------------------------------------ pools
