@@ -226,24 +226,17 @@ def delta_lots(position: Position, delta: Decimal, marks: Prices) -> Decimal:
 def largest_relief(book: Book, held: list[Position], marks: Prices) -> tuple[Position, Decimal]:
     """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement, ties by symbol.
 
-    Read before the order's own fee and penalty (the engine's documented choice, `ladder.unhedged_largest_relief`).
+    Read before the order's own fee and penalty; a resting order that the cut lets open counts (the engine's documented
+    choice, `ladder.unhedged_largest_relief`; that such an order is cancelled next is not foreseen).
     """
+    currency = held[0].contract.settle
 
-    sizes = tier_sizes(book, held[0].contract.settle)
+    def relief(position: Position, contracts: Decimal) -> Decimal:
+        before, now = required(book, currency, marks), position.size
+        position.size -= contracts if now > 0 else -contracts
+        after = required(book, currency, marks)
+        position.size = now
+        return before - after
 
-    def requirement(cut: Position | None, contracts: Decimal) -> Decimal:
-        total = ZERO
-        for position in held:
-            size = sizes[position.contract.family]
-            left = abs(position.size)
-            if cut is not None and cut.contract.family == position.contract.family:
-                size -= contracts
-            if cut is position:
-                left -= contracts
-            value = position.contract.value(left, marks[position.contract.symbol])
-            total += value * (position.contract.rate(size) + position.contract.taker)
-        return total
-
-    now = requirement(None, ZERO)
     cuts = [(position, cut_of(book, position, marks)) for position in held]
-    return max(cuts, key=lambda cut: now - requirement(*cut))
+    return max(cuts, key=lambda cut: relief(*cut))
