@@ -15,6 +15,8 @@ from tests.oracle.forced import refund_cash
 from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade, contract_of
 
 WARNING, LIQUIDATION = Decimal(3), Decimal(1)
+JUST_SAFE = 1 + Decimal("1e-9")
+"""Where collecting funding stopped: that liquidation may follow is said of the rule since 2024-07 only (rule book 8)."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ class Replay:
                         paid -= cash
                     if paid > 0:
                         pool = self._isolated(position) if purse is not None else self._cross(currency)
-                        paid = min(paid, max(ZERO, pool.equity(self.marks) - pool.required(self.marks)))
+                        spare = pool.equity(self.marks) - pool.required(self.marks) * JUST_SAFE
+                        paid = min(paid, max(ZERO, spare))
                 self.book.book("funding", purse, currency, -paid)
                 refund_cash(self.book, currency, self.time, currency, ZERO)
 
