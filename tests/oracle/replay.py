@@ -16,7 +16,7 @@ from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario
 
 WARNING, LIQUIDATION = Decimal(3), Decimal(1)
 JUST_SAFE = 1 + Decimal("1e-9")
-"""Where collecting funding stopped: that liquidation may follow is said of the rule since 2024-07 only (rule book 8)."""
+"""Where collecting funding stopped: only of the rule since 2024-07 is it said that liquidation may follow."""
 
 
 @dataclass(frozen=True)
