@@ -9,7 +9,7 @@ from decimal import Decimal
 from tests.oracle import cross
 from tests.oracle.book import Book, Order, Position, Prices, opening_parts
 from tests.oracle.contract import ZERO
-from tests.oracle.forced import DUST, refund_cash
+from tests.oracle.forced import refund_cash
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ def open_(book: Book, order: Order, size: Decimal, price: Decimal, rate: Decimal
 
 def add_margin(book: Book, held: Position, amount: Decimal, marks: Prices) -> Refused | None:
     """In: no more than is free in cash. Out: no more than margin - initial margin at entry + min(0, upl)
-    (DEMO-REDUCIBLE-1..3, 59301), to 1e-9 of the margin (the engine's slack).
+    (DEMO-REDUCIBLE-1..3, 59301), to 1e-12 of the margin (the engine's slack).
     """
     currency = held.contract.settle
     if amount > 0 and amount > free_cash(book, currency, marks):
         return Refused("funds")
-    slack = DUST * max(Decimal(1), held.margin)
+    slack = Decimal("1e-12") * held.margin
     if amount < 0 and -amount > held.margin - held.initial_at_entry() + min(ZERO, held.upl(marks)) + slack:
         return Refused("reducible")
     held.margin += amount
