@@ -49,7 +49,6 @@ from bt_margin.rules.tables import Evidence
 EARLY = "cancelled by risk control (free margin below maintenance margin and order costs)"
 BEFORE_LIQUIDATION = "cancelled before liquidation (insufficient margin)"
 HAIR = 1e-9  # of a ratio: nearer to the liquidation level than this, a step has not left it
-ROUNDING = 1e-12  # of an amount: what adding and taking away again may leave
 DUST = 1e-9  # of the traded notional: below it a remainder is rounding, not a deficit
 
 
@@ -297,7 +296,7 @@ class MarginEngine:
         if amount > free:
             return Refusal("insufficient cash to add as margin", amount - free, currency)
         reducible = self.reducible_margin(key)
-        if -amount > reducible + ROUNDING * position.margin:
+        if -amount > reducible:
             reason = f"at most {reducible:,.10g} {currency} of margin can be taken out (59301)"
             return Refusal(reason, -amount - reducible, currency)
         self.account.apply(Entry(self.market.time, EntryKind.TRANSFER, currency, cash=-amount, margin=amount, key=key,

@@ -206,7 +206,8 @@ class _Writer:
         if keys:
             key = self.dice.choice(keys)
             currency = self.contracts[key[0]].settle
-            amount = self.cash.get(currency, 0.0) * self.dice.choice((0.01, 0.05, 0.2, -0.01, -0.05))
+            share = self.dice.choice((0.01, 0.05, 0.2, -0.0103, -0.0497))  # never just what was added
+            amount = self.cash.get(currency, 0.0) * share
             if round(amount, 6):
                 self.acts.append(AddMargin(key, round(amount, 6)))
 

@@ -145,13 +145,12 @@ def open_(book: Book, order: Order, size: Decimal, price: Decimal, rate: Decimal
 
 def add_margin(book: Book, held: Position, amount: Decimal, marks: Prices) -> Refused | None:
     """In: no more than is free in cash. Out: no more than margin - initial margin at entry + min(0, upl)
-    (DEMO-REDUCIBLE-1..3, 59301), to 1e-12 of the margin (the engine's slack).
+    (DEMO-REDUCIBLE-1..3, 59301).
     """
     currency = held.contract.settle
     if amount > 0 and amount > free_cash(book, currency, marks):
         return Refused("funds")
-    slack = Decimal("1e-12") * held.margin
-    if amount < 0 and -amount > held.margin - held.initial_at_entry() + min(ZERO, held.upl(marks)) + slack:
+    if amount < 0 and -amount > held.margin - held.initial_at_entry() + min(ZERO, held.upl(marks)):
         return Refused("reducible")
     held.margin += amount
     book.cash[currency] = book.cash.get(currency, ZERO) - amount

@@ -76,12 +76,3 @@ def test_a_pair_that_costs_what_it_frees_leaves_a_breach_whatever_the_rounding()
         moved(e, btc=40_000.0)
         assert [x.name for x in e.events] == ["Warned", "Reduced", "Reduced", "Reduced", "TakenOver"]
         assert len(e.events[-1].keys) == 2  # type: ignore[attr-defined]
-
-
-def test_margin_put_in_can_be_taken_out_again() -> None:
-    e = engine(cash=10_000.0)
-    trade(e, BTC, "buy", 50, "isolated")
-    (key,) = e.account.positions
-    for amount in (68.2219824, 0.1, 1234.56789):
-        assert e.add_margin(key, amount) is None
-        assert e.add_margin(key, -amount) is None
