@@ -54,6 +54,7 @@ from bt_margin.rules.tables import Evidence
 
 EARLY = "cancelled by risk control (free margin below maintenance margin and order costs)"
 BEFORE_LIQUIDATION = "cancelled before liquidation (insufficient margin)"
+HAIR = 1e-9  # of a ratio: nearer to the liquidation level than this, a step has not left it
 DUST = 1e-9  # of the traded notional: below it a remainder is rounding, not a deficit
 
 
@@ -99,6 +100,7 @@ class MarginEngine:
         self.min_distance: float | None = None
         self._evidence: dict[tuple[str, str, str], Evidence] = {}
         self._warned: set[str] = set()
+        self._judged: tuple[int, tuple[int, ...]] = self._state()
         self._references = References()
         self._owed = {c for c, amount in account.balances.items() if amount < 0}
         if mode.whole:
@@ -208,17 +210,22 @@ class MarginEngine:
 
     def check(self, order: Order) -> Order | Refusal:
         """The order as the venue takes it, or the refusal. Books nothing."""
+        return self._check(order, filling=False)
+
+    def _check(self, order: Order, filling: bool) -> Order | Refusal:
         change = self._leverage_change(order)
         if isinstance(change, Refusal):
             return change
         account = self.account if change is None else self.account.what_if(change)
-        return self._answer(account, order)
+        return self._answer(account, order, filling)
 
-    def _answer(self, account: Account, order: Order) -> Order | Refusal:
-        """What the mode's gate says; a refusal names the largest size that would pass it."""
-        gate = _GATES.get(self.mode.name, order_rules.check)
+    def _answer(self, account: Account, order: Order, filling: bool = False) -> Order | Refusal:
+        """What the mode's gate says; a refusal of a whole account's names the largest size that would pass it."""
+        if not self.mode.whole:
+            return order_rules.check(account, order, self.market, self.rules, filling=filling)
+        gate = _GATES[self.mode.name]
         answer = gate(account, order, self.market, self.rules)
-        if self.mode.whole and isinstance(answer, Refusal) and not answer.largest_size:
+        if isinstance(answer, Refusal) and not answer.largest_size:
             largest = order_rules.largest_taken(gate, account, order, self.market, self.rules)
             return replace(answer, largest_size=largest)
         return answer
@@ -283,7 +290,7 @@ class MarginEngine:
         if not (math.isfinite(price) and price > 0):
             raise MissingPrice(f"{order.symbol}: a fill needs a finite price above zero, found {price!r}")
         resting = self.account.withdraw(order.id)
-        answer = self.check(replace(order, size=size, price=price))
+        answer = self._check(replace(order, size=size, price=price), filling=True)
         if not isinstance(answer, Refusal) and fee and order.side == "buy" and not self.mode.whole:
             left = order_rules.headroom(self.account, answer, self.market, self.rules, order.instrument.quote)
             if left < fee:  # a plain asset's fee is paid in the quote currency, on top
@@ -402,6 +409,8 @@ class MarginEngine:
         if target.time < self.market.time:
             raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
+        if self._judged != self._state():  # fills, orders, margins since: they are judged where they happened
+            self._judge()
         if jump:
             self._accrue(start, target.time)
         else:
@@ -409,7 +418,16 @@ class MarginEngine:
         self._move(target)
         if not jump:
             self._accrue(start, target.time)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Every pool at this instant: breaches first, then warnings."""
         self._watch(self._control())
+        self._judged = self._state()
+
+    def _state(self) -> tuple[int, tuple[int, ...]]:
+        """What changes whenever the account does."""
+        return len(self.account.ledger), tuple(self.account.orders)
 
     def _move(self, market: Market) -> None:
         self.market = market
@@ -438,7 +456,7 @@ class MarginEngine:
                 return
             self.market = self.market.toward(target, share)
             if name in self._warned:
-                self._control()
+                self._judge()
             else:
                 pool = next(pool for pool in self._pools() if pool.name == name)
                 self._warn(name, judge(pool, self.market, self.rules), self.assess())
@@ -499,7 +517,7 @@ class MarginEngine:
                 else:
                     self._settle(time, cause)
             self._note_debts()
-            self._control()  # each instant is judged on its own (rule book section 14)
+            self._judge()  # each instant is judged on its own (rule book section 14)
         return moved
 
     def _fund(self, time: int, key: PositionKey, rate: float | None) -> None:
@@ -633,13 +651,14 @@ class MarginEngine:
         return bool(wanted)
 
     def _in_breach(self, pool: Pool) -> bool:
-        return pool.at_risk and self._breaches(pool, judge(pool, self.market, self.rules))
+        """Within a ladder: a step that costs exactly what it frees leaves the ratio at 1 but for rounding, a breach."""
+        return pool.at_risk and self._breaches(pool, judge(pool, self.market, self.rules), HAIR)
 
-    def _breaches(self, pool: Pool, judgement: Judgement) -> bool:
+    def _breaches(self, pool: Pool, judgement: Judgement, hair: float = 0.0) -> bool:
         equity, requirement = _levels(judgement)
         if math.isnan(equity) or math.isnan(requirement):
             raise MissingPrice(f"pool {pool.name}: its ratio is not a number at {self.market.time}; repair the data")
-        return requirement > 0 and equity <= requirement * self.rules.liquidation.liquidation_ratio
+        return requirement > 0 and equity <= requirement * (self.rules.liquidation.liquidation_ratio + hair)
 
     def _note_ratio(self, equity: float, requirement: float) -> None:
         now = ratio(equity, requirement)
@@ -650,49 +669,47 @@ class MarginEngine:
         return next((p for p in mode.pools(self.account) if p.name == name), None)
 
     def _liquidate(self, name: str, mode: MarginMode) -> None:
-        """Go down the mode's ladder until the pool is safe; announce what was done."""
-        before, worth = self.assess(), self.equity_usd()
+        """Go down the mode's ladder until the pool is safe, from its top after each step: an order that only reduced a
+        position may add risk to what is left of it. Announce what was done.
+        """
+        before, total = self.assess(), self.equity_usd()
         first = self._find(name, mode)
         assert first is not None
-        opened = judge(first, self.market, self.rules)
+        opened, worth = judge(first, self.market, self.rules), float(self._without_orders(first).equity)
         self._warn(name, opened, before)
         closed: list[PositionKey] = []
         converted = False
         fund_before = self._fund_paid(first.currency)
-        for step in mode.ladder:
-            while True:
-                pool = self._find(name, mode)
-                if pool is None or not self._in_breach(pool):
-                    break
-                reductions = step(pool, self.market, self.rules)
-                if not reductions:
-                    break
-                report = self.assess()
-                for reduction in reductions:
-                    if isinstance(reduction, CancelOrders):
-                        self._cancel(name, reduction.orders, report, self._ratio(pool), BEFORE_LIQUIDATION,
-                                     self.market.time)
-                    elif isinstance(reduction, Convert):
-                        self._convert(pool, reduction, report)
-                        converted = True
-                    else:
-                        self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
-                        closed.append(reduction.key)
+        while (pool := self._find(name, mode)) is not None and self._in_breach(pool):
+            steps = (step(pool, self.market, self.rules) for step in mode.ladder)
+            reductions = next((found for found in steps if found), ())
+            if not reductions:
+                break
+            report = self.assess()
+            for reduction in reductions:
+                if isinstance(reduction, CancelOrders):
+                    self._cancel(name, reduction.orders, report, self._ratio(pool), BEFORE_LIQUIDATION,
+                                 self.market.time)
+                elif isinstance(reduction, Convert):
+                    self._convert(pool, reduction, report)
+                    converted = True
+                else:
+                    self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
+                    closed.append(reduction.key)
         left = self._find(name, mode)
         if left is not None and left.holdings is not None and self._in_breach(left) and not _needing(left):
             self._write_off(left)  # nothing is left to sell
             left = self._find(name, mode)
         if not (closed or converted) or (left is not None and _needing(left)):
             return
-        if left is not None and float(judge(left, self.market, self.rules).requirement) and not (
-            left.holdings is not None and closed
-        ):
+        owing = left is not None and float(self._without_orders(left).requirement) > 0
+        if owing and not (mode.whole and closed):
             return  # what is left of a debt goes on
         refund = self._fund_paid(first.currency) - fund_before
         if mode.whole:
-            loss = worth - self.equity_usd() + refund
+            loss = total - self.equity_usd() + refund
         else:
-            loss = float(opened.equity) - (left.cash if left is not None and mode.name == "cross" else 0.0)
+            loss = worth - (left.cash if left is not None and mode.name == "cross" else 0.0)
         ratio_then = ratio(float(opened.equity), float(opened.requirement)) or 0.0
         keys = tuple(dict.fromkeys(closed))
         self.events.append(TakenOver(self.market.time, name, before, keys, ratio_then, loss, refund))
@@ -713,6 +730,9 @@ class MarginEngine:
             if paid * float(self.market.usd(currency)) > DUST:
                 self.events.append(Bankrupt(self.market.time, pool.name, report, currency, paid))
         self._note_debts()
+
+    def _without_orders(self, pool: Pool) -> Judgement:
+        return judge(replace(pool, orders=()), self.market, self.rules)
 
     def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: AccountReport) -> None:
         position = self.account.positions[key]
@@ -764,8 +784,8 @@ class MarginEngine:
         self._warned &= {pool.name for pool, _ in judged}
         for pool, judgement in judged:
             self._note_distance(pool, judgement)
-            now = ratio(float(judgement.equity), float(judgement.requirement))
-            if now is None or now > self.rules.liquidation.warning_ratio:
+            equity, requirement = _levels(judgement)
+            if not requirement or equity - self.rules.liquidation.warning_ratio * requirement > 0:
                 self._warned.discard(pool.name)
             elif pool.name not in self._warned:
                 report = report or self.assess()

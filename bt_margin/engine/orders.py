@@ -6,8 +6,9 @@ DEMO-ORDER-FREEZE-*.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from bt_margin.engine import spot_margin
 from bt_margin.model.account import Account, Order
@@ -44,8 +45,11 @@ def listed(order: Order, market: Market) -> Order | Refusal:
     return order
 
 
-def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+def check(account: Account, order: Order, market: Market, rules: Rules, *, filling: bool = False) -> Order | Refusal:
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused.
+
+    One that rests comes after those that came before it; one that is `filling` meets the position now.
+    """
     taken = listed(order, market)
     if isinstance(taken, Refusal):
         return taken
@@ -66,21 +70,30 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
             return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
         order = replace(order, size=min(order.size, held))  # cut, not refused: DEMO-OVER-CLOSE-CLIP-1
         return _funds(account, order, market, rules) if order.instrument.is_option else order
-    refusal = within_tiers(account, order, market, rules)
+    before = () if filling else _before(account, order)
+    refusal = within_tiers(account, order, market, rules, before)
     if refusal is not None and refusal.largest_size:
-        largest = min(refusal.largest_size, largest_affordable(account, order, market, rules))
+        largest = min(refusal.largest_size, largest_affordable(account, order, market, rules, before))
         return replace(refusal, largest_size=largest)
-    return refusal or _funds(account, order, market, rules)
+    return refusal or _funds(account, order, market, rules, before)
 
 
-def opening(account: Account, order: Order) -> float:
-    """The part of the order that opens, given the position it meets."""
+def _before(account: Account, order: Order) -> tuple[Order, ...]:
+    """The resting orders that meet the position before this one."""
+    resting = takewhile(lambda other: other.id != order.id, account.orders.values())
+    return tuple(other for other in resting if other.key == order.key)
+
+
+def opening(account: Account, order: Order, before: Sequence[Order] = ()) -> float:
+    """The part of the order that opens, given the position it meets and the orders that meet it before."""
     position = account.positions.get(order.key)
-    parts = opening_parts((position,) if position else (), (order,))
-    return parts[0][1] if parts else 0.0
+    parts = opening_parts((position,) if position else (), (*before, order))
+    return next((size for other, size in parts if other is order), 0.0)
 
 
-def within_tiers(account: Account, order: Order, market: Market, rules: Rules) -> Refusal | None:
+def within_tiers(
+    account: Account, order: Order, market: Market, rules: Rules, before: Sequence[Order] = ()
+) -> Refusal | None:
     """Position + same-side opening orders + this order may not exceed what the leverage allows (51004)."""
     if order.instrument.is_option:
         return None  # sellers' tiers raise the margin factor instead
@@ -90,7 +103,7 @@ def within_tiers(account: Account, order: Order, market: Market, rules: Rules) -
         return Refusal(
             f"leverage {order.leverage:g} is above the maximum {tiers.max_leverage:g} of {order.symbol} (59102)"
         )
-    opens = opening(account, order)
+    opens = opening(account, order, before)
     if opens <= 0:
         return None
     position = account.positions.get(order.key)
@@ -137,7 +150,9 @@ def _largest_position(order: Order, price: float, rules: Rules) -> float:
     return debt / price if direction == LONG else debt
 
 
-def headroom(account: Account, order: Order | None, market: Market, rules: Rules, currency: str) -> float:
+def headroom(
+    account: Account, order: Order | None, market: Market, rules: Rules, currency: str, before: Sequence[Order] = ()
+) -> float:
     """What the currency could still spend with `order` among the resting ones; negative when it could not.
 
     Free margin (cash + unrealised profit - in use) for cross derivatives; spot orders and isolated openings also
@@ -156,7 +171,7 @@ def headroom(account: Account, order: Order | None, market: Market, rules: Rules
     if order is None:
         return free
     if rules.orders.order_loss and order.margin_mode == "cross" and order.instrument.is_contract:
-        part = opening(account, order)
+        part = opening(account, order, before)
         if part > 0:
             free -= float(order_loss(replace(order, size=part), market))
     premium = order.instrument.is_option and order.side == "buy"
@@ -171,17 +186,19 @@ def headroom(account: Account, order: Order | None, market: Market, rules: Rules
     return free
 
 
-def _funds(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+def _funds(
+    account: Account, order: Order, market: Market, rules: Rules, before: Sequence[Order] = ()
+) -> Order | Refusal:
     currency = order.currency
-    free = headroom(account, order, market, rules, currency)
+    free = headroom(account, order, market, rules, currency, before)
     back = _buy_back(account, order, market, rules)
     if back:  # judged beside the position it ends, whose own margin an isolated one brings along
         held = account.positions[order.key]
         free = headroom(account, None, market, rules, currency) + held.margin - back
     tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
-    if free >= -tolerance or (opening_is_free(account, order) and not back):
+    if free >= -tolerance or (opening_is_free(account, order, before) and not back):
         return order
-    largest = largest_affordable(account, order, market, rules)
+    largest = largest_affordable(account, order, market, rules, before)
     what = f"{currency} to give" if order.is_cash else f"free margin in {currency}"
     return Refusal(f"insufficient {what} (51008)", -free, currency, largest)
 
@@ -195,12 +212,14 @@ def _buy_back(account: Account, order: Order, market: Market, rules: Rules) -> f
     return float(options.order_margin(order, opening(account, order), short, market, rules))
 
 
-def opening_is_free(account: Account, order: Order) -> bool:
+def opening_is_free(account: Account, order: Order, before: Sequence[Order] = ()) -> bool:
     """True for derivative orders that only reduce."""
-    return not order.is_cash and opening(account, order) <= 0
+    return not order.is_cash and opening(account, order, before) <= 0
 
 
-def largest_affordable(account: Account, order: Order, market: Market, rules: Rules) -> float:
+def largest_affordable(
+    account: Account, order: Order, market: Market, rules: Rules, before: Sequence[Order] = ()
+) -> float:
     """The largest size of this order that funds and leverage limit allow, in whole lots.
 
     Found by bisection over the check itself, so that it holds for every rule the check holds for.
@@ -211,10 +230,11 @@ def largest_affordable(account: Account, order: Order, market: Market, rules: Ru
 
     def fits(size: float) -> bool:
         trial = replace(order, size=size)
-        if not order.is_cash and within_tiers(account, trial, market, rules) is not None:
+        if not order.is_cash and within_tiers(account, trial, market, rules, before) is not None:
             return False
         tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
-        return opening_is_free(account, trial) or headroom(account, trial, market, rules, currency) >= -tolerance
+        left = headroom(account, trial, market, rules, currency, before)
+        return opening_is_free(account, trial, before) or left >= -tolerance
 
     low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
     if not order.is_cash and not instrument.is_option:

@@ -5,7 +5,7 @@ Sources: rule book section 2; recorded replies RATIO-PEND-*, TIER-PEND-*, CROSS-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,12 +32,12 @@ def pools(account: Account) -> Iterable[Pool]:
     """One pool per currency that has cash, cross positions or orders; a coin backs only what settles in it."""
     positions = tuple(account.held("cross"))
     isolated = {key: position for key, position in account.positions.items() if key.margin_mode == "isolated"}
-    orders = tuple(with_opening_part(order, isolated) for order in account.orders.values())
+    orders = tuple(with_opening_parts(account.orders.values(), isolated))
     currencies = {
         *account.balances,
         *(position.currency for position in positions),
         *(loan.debt_currency for loan in spot_margin.loans(account.positions.values())),
-        *(order.currency for order in orders if order),
+        *(order.currency for order in orders),
     }
     for currency in sorted(currencies):
         yield Pool(
@@ -46,19 +46,21 @@ def pools(account: Account) -> Iterable[Pool]:
             currency,
             account.balance(currency),
             tuple(p for p in positions if p.currency == currency),
-            tuple(o for o in orders if o is not None and o.currency == currency),
+            tuple(o for o in orders if o.currency == currency),
         )
 
 
-def with_opening_part(order: Order, isolated: Mapping[PositionKey, Position]) -> Order | None:
-    """An isolated order reserves cash for what it opens beyond its own position, which another pool holds."""
-    if order.margin_mode != "isolated":
-        return order
-    position = isolated.get(order.key)
-    parts = opening_parts((position,) if position else (), (order,))
-    if not parts:
-        return None
-    return replace(order, size=parts[0][1])
+def with_opening_parts(orders: Iterable[Order], isolated: Mapping[PositionKey, Position]) -> Iterator[Order]:
+    """The orders, isolated ones cut to what they open beyond their own positions, which other pools hold: for that
+    they reserve cash. Of several against one position, each finds what the earlier ones left of it."""
+    orders = tuple(orders)
+    opens = {o.id: size for o, size in opening_parts(
+        isolated.values(), (o for o in orders if o.margin_mode == "isolated"))}
+    for order in orders:
+        if order.margin_mode != "isolated":
+            yield order
+        elif order.id in opens:
+            yield replace(order, size=opens[order.id])
 
 
 def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, Number]:

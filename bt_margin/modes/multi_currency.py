@@ -37,9 +37,8 @@ def pools(account: Account) -> Iterable[Pool]:
                 "put its assets and its liability among the balances"
             )
     isolated = {key: position for key, position in account.positions.items() if key.margin_mode == "isolated"}
-    orders = (cross.with_opening_part(order, isolated) for order in account.orders.values())
-    yield Pool(NAME, MULTI_CURRENCY, "USD", 0.0, positions, tuple(o for o in orders if o is not None),
-               currencies.holdings(account))
+    orders = tuple(cross.with_opening_parts(account.orders.values(), isolated))
+    yield Pool(NAME, MULTI_CURRENCY, "USD", 0.0, positions, orders, currencies.holdings(account))
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:

@@ -1,0 +1,111 @@
+"""Engine and oracle side by side: the first disagreement of a script, or the largest difference of all its numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from tests.oracle.engine_run import EngineRun, OracleRun, Snapshot, Told
+from tests.oracle.scenario import Scenario
+
+TOLERANCE = 1e-9
+"""Of each number, money measured by the size of the account."""
+TIME = 3
+"""ms: points solved for within a leg are rounded, one after the other."""
+
+
+class Disagreement(AssertionError):
+    """Where engine and oracle part."""
+
+
+@dataclass
+class Statistics:
+    """What was compared."""
+
+    scenarios: int = 0
+    acts: int = 0
+    numbers: int = 0
+    refused: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    flows: Counter[str] = field(default_factory=Counter)
+    largest: float = 0.0
+    largest_where: str = ""
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.scenarios} scenarios, {self.acts} acts ({self.refused} refused), {self.numbers} numbers"
+        yield "events: " + ", ".join(f"{n} {name}" for name, n in sorted(self.events.items()))
+        yield "forced orders: " + ", ".join(f"{n} {name}" for name, n in sorted(self.steps.items()))
+        yield "ledger: " + ", ".join(f"{n} {name}" for name, n in sorted(self.flows.items()))
+        yield f"largest difference: {self.largest:.2e} ({self.largest_where})"
+
+
+def compare(scenario: Scenario, statistics: Statistics) -> None:
+    """Replay a script on both; raises Disagreement at the first act whose outcome differs."""
+    engine, oracle = EngineRun(scenario), OracleRun(scenario)
+    scale = sum(abs(x) for x in scenario.cash.values()) and dict(scenario.cash)
+    for index, act in enumerate(scenario.acts):
+        ours, theirs = engine.snapshot(engine.act(act)), oracle.snapshot(oracle.act(act))
+        _Differ(f"{scenario.name}, act {index} {act}", scale or {}, statistics).both(ours, theirs)
+        statistics.acts += 1
+    statistics.scenarios += 1
+
+
+@dataclass
+class _Differ:
+    where: str
+    scale: Mapping[str, float]
+    statistics: Statistics
+
+    def both(self, engine: Snapshot, oracle: Snapshot) -> None:
+        self.same("answer", engine.answer, oracle.answer)
+        self.same("events", [_outline(e) for e in engine.events], [_outline(e) for e in oracle.events])
+        for ours, theirs in zip(engine.events, oracle.events, strict=True):
+            self.same(f"time of {ours.name}", abs(ours.time - theirs.time) <= TIME, True)
+            self.same(f"numbers of {ours.name}", sorted(ours.numbers), sorted(theirs.numbers))
+            for name, value in ours.numbers.items():
+                self.close(f"{ours.name} {ours.pool} {name}", value, theirs.numbers[name])
+            self.statistics.events[ours.name] += 1
+            if ours.name == "Reduced":
+                self.statistics.steps[str(ours.words[-1])] += 1
+        self.same("resting orders", sorted(engine.orders), sorted(oracle.orders))
+        flows = [sorted(f for f in side.flows if abs(f[2]) + abs(f[3]) > TOLERANCE * self.size(f[1]))
+                 for side in (engine, oracle)]
+        self.same("entries", [f[:2] for f in flows[0]], [f[:2] for f in flows[1]])
+        for mine, other in zip(*flows, strict=True):
+            self.close(f"{mine[0]} {mine[1]}", mine[2], other[2])
+            self.close(f"{mine[0]} fund {mine[1]}", mine[3], other[3])
+            self.statistics.flows[mine[0]] += 1
+        for name in sorted({*engine.numbers, *oracle.numbers}):
+            self.close(name, engine.numbers.get(name, 0.0), oracle.numbers.get(name, 0.0))
+        self.statistics.refused += engine.answer == "refused"
+
+    def same(self, what: str, engine: object, oracle: object) -> None:
+        if engine != oracle:
+            raise Disagreement(f"{self.where}: {what}\n  engine {engine}\n  oracle {oracle}")
+
+    def close(self, name: str, engine: float, oracle: float) -> None:
+        self.statistics.numbers += 1
+        off = abs(engine - oracle) / max(abs(engine), abs(oracle), self.size(name), 1e-300)
+        if off > self.statistics.largest:
+            self.statistics.largest, self.statistics.largest_where = off, f"{name} in {self.where.split(',')[0]}"
+        if not off <= TOLERANCE:
+            raise Disagreement(f"{self.where}: {name}\n  engine {engine!r}\n  oracle {oracle!r}")
+
+    def size(self, name: str) -> float:
+        """What an amount is measured by: the account in that currency; a number without one by itself."""
+        if name.startswith(("size", "entry")):
+            return 0.0
+        if "ratio" in name:
+            return 1.0
+        return max((amount for currency, amount in self.scale.items() if _settles(name, currency)), default=0.0)
+
+
+def _settles(name: str, currency: str) -> bool:
+    return name == currency or name.endswith(f" {currency}") or f":{currency}" in name or f" {currency} " in name
+
+
+def _outline(event: Told) -> tuple[object, ...]:
+    words = sorted(event.words, key=str) if event.name == "OrdersCancelled" else event.words
+    return event.name, event.pool, *words

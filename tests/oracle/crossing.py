@@ -1,0 +1,83 @@
+"""Where along a straight leg a pool first stands at or below a level of its margin ratio."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from tests.oracle.contract import ONE
+
+if TYPE_CHECKING:
+    from tests.oracle.book import Prices
+    from tests.oracle.replay import Pool
+
+PIECES = 24
+"""Where no closed form exists (several inverse contracts at once) a piece is searched in so many parts."""
+
+
+def first_below(pool: Pool, level: Decimal, start: Prices, end: Prices, done: Decimal) -> Decimal | None:
+    """The first share of the leg from `done` on at which equity <= level x requirement, None where there is none."""
+
+    def at(share: Decimal) -> Prices:
+        return {s: start.get(s, p) + (p - start.get(s, p)) * share for s, p in end.items()}
+
+    def gap(share: Decimal) -> Decimal:
+        marks = at(share)
+        return pool.equity(marks) - level * pool.required(marks)
+
+    if pool.ratio(at(done)) is None and pool.ratio(end) is None:
+        return None
+    if gap(done) <= 0:
+        return done
+    edges = [done, *sorted(bends(pool, start, end, done)), ONE]
+    moving = [c for c in pool.contracts if start[c.symbol] != end[c.symbol]]
+    for left, right in pairwise(edges):
+        if all(contract.linear for contract in pool.contracts):
+            found = straight(gap(left), gap(right), left, right)
+        elif len(moving) == 1:
+            found = reciprocal(gap(left), gap(right), left, right, start[moving[0].symbol], end[moving[0].symbol])
+        else:
+            found = searched(gap, left, right)
+        if found is not None:
+            return found
+    return None
+
+
+def bends(pool: Pool, start: Prices, end: Prices, done: Decimal) -> set[Decimal]:
+    """Where the mark passes the price of a resting order: from there on the mark is the dearer of the two."""
+    shares = set()
+    for symbol, price in pool.kinks:
+        if start[symbol] != end[symbol]:
+            share = (price - start[symbol]) / (end[symbol] - start[symbol])
+            if done < share < ONE:
+                shares.add(share)
+    return shares
+
+
+def straight(a: Decimal, b: Decimal, left: Decimal, right: Decimal) -> Decimal | None:
+    """Linear contracts: the gap is a straight line of the share."""
+    return None if b > 0 else left + (right - left) * a / (a - b)
+
+
+def reciprocal(a: Decimal, b: Decimal, left: Decimal, right: Decimal, start: Decimal, end: Decimal) -> Decimal | None:
+    """One moving inverse contract: the gap is a straight line of 1 / price."""
+    if b > 0:
+        return None
+    x_left, x_right = (1 / (start + (end - start) * share) for share in (left, right))
+    x = x_left + (x_right - x_left) * a / (a - b)
+    return (1 / x - start) / (end - start)
+
+
+def searched(gap: object, left: Decimal, right: Decimal) -> Decimal | None:
+    """Several moving inverse contracts: part by part, then bisection."""
+    assert callable(gap)
+    for part in range(1, PIECES + 1):
+        high = left + (right - left) * part / PIECES
+        if gap(high) <= 0:
+            low = left + (right - left) * (part - 1) / PIECES
+            for _ in range(60):
+                middle = (low + high) / 2
+                low, high = (low, middle) if gap(middle) <= 0 else (middle, high)
+            return high
+    return None
