@@ -23,6 +23,9 @@ MARKS = ("mark_open", "mark_high", "mark_low", "mark", "index", "forward_price")
 """Lines beyond the usual: a candle of marks (`mark` is its close), the index, what options are priced from."""
 
 
+Candle = tuple[float, float, float, float]
+
+
 class _Tick:
     """`tick_<line>` of a feed whose arrays are whole: the present bar's value, looked up on demand.
 
@@ -66,6 +69,7 @@ class ArrayFeed(bt.feed.DataBase):
         self.first_price = float(self.p.columns["open"][0]) if len(close_ms) else 0.0
         self._at = 0
         self._times = self.lines.datetime
+        self._told = self.every_line[: len(ArrayFeed.lines._getlines())]  # without those of a class made from this
 
     def start(self) -> None:
         super().start()
@@ -141,6 +145,15 @@ class ArrayFeed(bt.feed.DataBase):
         for line in self.every_line:  # every line is on the same bar; their own `advance` costs three calls each
             line._idx += size
             line.lencount += size
+
+    def present(self) -> tuple[float, Candle, Candle, float, float]:
+        """The present bar of whole arrays: its stamp, last prices and marks as (open, high, low, close), the index,
+        and what options are priced from."""
+        at = self._times._idx
+        close, low, high, open_, _, _, stamp, mark_open, mark_high, mark_low, mark, index, forward = [
+            line.array[at] for line in self._told
+        ]
+        return stamp, (open_, high, low, close), (mark_open, mark_high, mark_low, mark), index, forward
 
     def __len__(self) -> int:
         return self.every_line[0].lencount  # type: ignore[no-any-return]
