@@ -15,8 +15,9 @@ import pandas as pd
 from bt_margin.plugin import feeds
 from bt_margin.plugin.broker import MarginBroker
 
-COINS = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "LTC", "BCH")
-SYMBOLS = tuple(f"{coin}/USDT:USDT" for coin in COINS)
+PRICES = {"BTC": 60_000.0, "ETH": 3_000.0, "SOL": 150.0, "XRP": 2.0, "DOGE": 0.2, "ADA": 0.8, "LTC": 100.0,
+          "BCH": 500.0}
+SYMBOLS = tuple(f"{coin}/USDT:USDT" for coin in PRICES)
 CASH = 1e8  # nothing is refused and nothing is liquidated: every run does the same trades
 
 
@@ -82,11 +83,11 @@ class Job:
     held: int | None = None
 
 
-def frame(bars: int, seed: int = 7) -> pd.DataFrame:
+def frame(bars: int, seed: int = 7, start: float = 60_000.0) -> pd.DataFrame:
     """Minute bars of a random walk, by their open times."""
     steps = np.random.default_rng(seed).normal(0, 0.0005, bars)
-    close = 60_000 * np.exp(np.cumsum(steps))
-    opened = np.concatenate([[60_000.0], close[:-1]])
+    close = start * np.exp(np.cumsum(steps))
+    opened = np.concatenate([[start], close[:-1]])
     index = pd.date_range("2025-09-20", periods=bars, freq="1min", tz="UTC")
     high, low = np.maximum(opened, close) * 1.0002, np.minimum(opened, close) * 0.9998
     return pd.DataFrame({"open": opened, "high": high, "low": low, "close": close, "volume": 1.0}, index)
@@ -102,7 +103,7 @@ def measure(job: Job) -> dict[str, float]:
     """CPU seconds of loading (frames to preloaded lines) and of running, and the peak memory both took, in MB."""
     case = CASES[job.case]
     count = job.instruments or case.instruments
-    frames = [frame(job.bars, 7 + i) for i in range(count)]
+    frames = [frame(job.bars, 7 + i, price) for i, price in zip(range(count), PRICES.values(), strict=False)]
     before = peak()
     loading = 0.0
 
@@ -129,6 +130,10 @@ def measure(job: Job) -> dict[str, float]:
     began = time.process_time()
     cerebro.run()
     running = time.process_time() - began - (loading - making)
+    if case.strategy is Hold:  # a refused order would make a run cheap
+        kept = sum(bool(cerebro.broker.getposition(data).size) for data in cerebro.datas)
+        if kept != min(count, job.held or count):
+            raise RuntimeError(f"{job}: {kept} positions are held at the end")
     return {"load": loading, "run": running, "memory": peak() - before}
 
 
