@@ -43,30 +43,37 @@ def read_bar(data: Any, since: int | None) -> Bar | None:
     A price of a venue's instrument that is not a finite number above zero raises MissingPrice. Other feeds may
     hold anything (an indicator, a gap): such a bar is no bar, None.
     """
-    symbol, lines, close_ms = data._name, data.lines, to_ms(data.datetime[0])
-    last = (_tick(data, "open"), _tick(data, "high"), _tick(data, "low"), _tick(data, "close"))
-    mark = index = forward = None
+    symbol, (stamp, last, marks, index, forward) = data._name, _shown(data)
+    close_ms = to_ms(stamp)
+    mark = indexes = None
     if not is_symbol(symbol):
-        if not all(math.isfinite(price) and price > 0 for price in last):
+        if not all(0.0 < price < math.inf for price in last):
             return None
+        forward = math.nan
     else:
         _check(last, symbol, "price", close_ms)
-        if hasattr(lines, "mark_open"):
-            marks = (float(lines.mark_open[0]), float(lines.mark_high[0]), float(lines.mark_low[0]),
-                     float(lines.mark[0]))
-            if not all(math.isnan(value) for value in marks):
-                _check(marks, symbol, "mark price", close_ms)
-                mark = marks
-        if hasattr(lines, "index"):
-            value = float(lines.index[0])
-            if not math.isnan(value):
-                index = _moved_along(value, mark or last)
-        if hasattr(lines, "forward_price"):
-            value = float(lines.forward_price[0])
-            forward = None if math.isnan(value) else value
+        if not all(value != value for value in marks):  # NaN alone differs from itself
+            _check(marks, symbol, "mark price", close_ms)
+            mark = marks
+        if index == index:
+            indexes = _moved_along(index, mark or last)
     open_ms = close_ms - step_of(data)
-    return Bar(symbol, open_ms if since is None else max(open_ms, since), close_ms, last, mark, index,
-               forward)
+    return Bar(symbol, open_ms if since is None else max(open_ms, since), close_ms, last, mark, indexes,
+               forward if forward == forward else None)
+
+
+def _shown(data: Any) -> tuple[float, Prices, Prices, float, float]:
+    """(stamp, last prices, marks, index, forward) of the present bar; NaN where the feed has no such line."""
+    if getattr(data, "whole", False):
+        return data.present()  # type: ignore[no-any-return]
+    lines = data.lines
+
+    def value(name: str) -> float:
+        return float(getattr(lines, name)[0]) if hasattr(lines, name) else math.nan
+
+    last = (_tick(data, "open"), _tick(data, "high"), _tick(data, "low"), _tick(data, "close"))
+    marks = (value("mark_open"), value("mark_high"), value("mark_low"), value("mark"))
+    return float(data.datetime[0]), last, marks, value("index"), value("forward_price")
 
 
 def _moved_along(close: float, prices: Prices) -> Prices:
@@ -83,11 +90,17 @@ def _tick(data: Any, name: str) -> float:
 
 def _check(values: Prices, symbol: str, what: str, time: int) -> None:
     for value in values:
-        if not math.isfinite(value) or value <= 0:
+        if not 0.0 < value < math.inf:
             raise MissingPrice(
                 f"{symbol}: expected a finite {what} above zero in the bar closing at {iso(time)}, found {value!r}; "
                 "repair the data or cut the window"
             )
+
+
+_UNITS = {
+    bt.TimeFrame.Seconds: 1_000, bt.TimeFrame.Minutes: 60_000, bt.TimeFrame.Days: 86_400_000,
+    bt.TimeFrame.Weeks: 604_800_000,
+}
 
 
 def to_ms(stamp: float) -> int:
@@ -97,10 +110,7 @@ def to_ms(stamp: float) -> int:
 
 def step_of(data: Any) -> int:
     """Length of a feed's bars in ms, from its time frame; 0 where that is unknown and no venue's instrument."""
-    unit = {
-        bt.TimeFrame.Seconds: 1_000, bt.TimeFrame.Minutes: 60_000, bt.TimeFrame.Days: 86_400_000,
-        bt.TimeFrame.Weeks: 604_800_000,
-    }.get(data._timeframe)
+    unit = _UNITS.get(data._timeframe)
     if unit is None:
         if not is_symbol(data._name):
             return 0
@@ -127,7 +137,8 @@ class Bars:
             seen: Any = len(data)
             if not seen:
                 continue
-            tick = getattr(data, "tick_last", None)  # set while a bar is replayed in parts
+            # set while a bar is replayed in parts; whole arrays have none
+            tick = None if getattr(data, "whole", False) else getattr(data, "tick_last", None)
             if tick is not None:
                 seen = (seen, data.datetime[0], tick, data.high[0], data.low[0])
             if self._seen.get(name) == seen:

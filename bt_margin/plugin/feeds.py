@@ -18,6 +18,7 @@ from bt_margin.engine.accrual import FundingSeries
 from bt_margin.errors import InputError
 from bt_margin.model.assessment import iso
 from bt_margin.model.instrument import Kind, parse
+from bt_margin.plugin.array_feed import MARKS, ArrayFeed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,45 +29,6 @@ HOUR = 3_600_000
 CANDLE = ("open", "high", "low", "close")
 Holes = Literal["raise", "drop", "flat"]
 _MARK = {"open": "mark_open", "high": "mark_high", "low": "mark_low", "close": "mark"}
-
-
-class ArrayFeed(bt.feed.DataBase):
-    """A feed from arrays. Lines beyond the usual: mark_open, mark_high, mark_low, mark (its close), index,
-    forward_price (options: what their expiry is priced from).
-
-    `columns` maps line names to float64 arrays of one length, `close_ms` the bars' closing times (ms, UTC).
-    """
-
-    lines: Any = ("mark_open", "mark_high", "mark_low", "mark", "index", "forward_price")
-    params = (("columns", None), ("close_ms", None), ("funding", None), ("source", ""))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.funding: FundingSeries | None = self.p.funding
-        self.holes: dict[str, int] = {}
-        close_ms = self.p.close_ms
-        step = _step_ms(self.p.timeframe, self.p.compression)
-        self.first_ms = int(close_ms[0]) - step if len(close_ms) else 0
-        self.first_price = float(self.p.columns["open"][0]) if len(close_ms) else 0.0
-        self._at = 0
-
-    def start(self) -> None:
-        super().start()
-        self._at = 0
-        self._columns = [
-            (getattr(self.lines, name), column) for name, column in self.p.columns.items()
-        ]
-        self._stamps = self.p.close_ms / 86_400_000 + 719163.0  # equals backtrader's date2num exactly
-
-    def _load(self) -> bool:
-        at = self._at
-        if at >= len(self._stamps):
-            return False
-        for line, column in self._columns:
-            line[0] = float(column[at])  # plain floats: in exactbars runs users meet them as they are
-        self.lines.datetime[0] = float(self._stamps[at])
-        self._at = at + 1
-        return True
 
 
 def from_samples(
@@ -284,9 +246,9 @@ def make_feed(symbol: str, columns: dict[str, NDArray[np.float64]], open_ms: NDA
     """An ArrayFeed of columns on a clock; marks, index and forward are NaN where they are not given."""
     if not len(open_ms):
         raise InputError(f"{symbol}: expected at least one bar, found none; widen the window")
-    filled = dict(columns)
-    for name in ("mark_open", "mark_high", "mark_low", "mark", "index", "forward_price"):
-        filled.setdefault(name, np.full(len(open_ms), np.nan))
+    unknown = np.full(len(open_ms), np.nan)
+    unknown.flags.writeable = False  # one array stands for all that is not given
+    filled = {**dict.fromkeys(MARKS, unknown), **columns}
     timeframe, compression = _bt_timeframe(step)
     make: Any = ArrayFeed  # backtrader parameters are unknown to type checkers
     return make(  # type: ignore[no-any-return]
@@ -347,11 +309,6 @@ def _bt_timeframe(step: int) -> tuple[int, int]:
         if step % unit == 0:
             return kind, step // unit
     raise InputError(f"timeframe: bars of {step} ms are not whole seconds")
-
-
-def _step_ms(timeframe: int, compression: int) -> int:
-    unit = {bt.TimeFrame.Days: 86_400_000, bt.TimeFrame.Minutes: 60_000}.get(timeframe, 1_000)
-    return int(unit * compression)
 
 
 __all__ = ["ArrayFeed", "from_dataframe", "from_samples", "from_store"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bt_margin.engine.engine import MarginEngine
-from bt_margin.model.instrument import is_symbol
+from bt_margin.model.instrument import Number, is_symbol
 from bt_margin.model.market import Market
 from bt_margin.modes.assess import total_equity
 from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar
@@ -19,9 +19,11 @@ PATHS = ("adverse", "ohlc", "close")
 
 
 def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency: str) -> Market:
-    """All feeds with a new bar at one of its points; the others as they are."""
-    marks, lasts, indexes, forwards = dict(now.marks), dict(now.lasts), dict(now.indexes), dict(now.forwards)
-    heard = dict(now.index_times)
+    """All feeds with a new bar at one of its points; the others as they are. Markets share what does not change."""
+    marks, lasts = dict(now.marks), dict(now.lasts)
+    indexes: dict[str, Number] = {}
+    heard: dict[str, int] = {}
+    forwards: dict[str, Number] = {}
     for bar in bars:
         lasts[bar.symbol] = bar.last[point]
         if bar.mark is not None:
@@ -39,7 +41,11 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
             indexes[bar.symbol], heard[bar.symbol] = bar.last[point], time
         if not is_symbol(bar.symbol):  # a plain asset is worth its price in the broker's currency
             indexes[f"{bar.symbol}/USD"] = bar.last[point] * now.usd(currency)
-    return Market(time, marks, lasts, indexes, now.strict, now.stand_ins, forwards, heard)
+    return Market(
+        time, marks, lasts, {**now.indexes, **indexes} if indexes else now.indexes, now.strict, now.stand_ins,
+        {**now.forwards, **forwards} if forwards else now.forwards,
+        {**now.index_times, **heard} if heard else now.index_times,
+    )
 
 
 def walk(
