@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bt_margin.engine import spot_margin
-from bt_margin.engine.orders import Refusal, listed, opening, within_tiers
+from bt_margin.engine.orders import Refusal, all_of_it, listed, opening, within_tiers
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import OrderReport
@@ -36,7 +36,7 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
     if currencies.trades_coins(order):
         if order.reduce_only:
             return Refusal("reduce-only is not for spot in multi-currency margin (51133)")
-        return _afford(account, order, market, rules)
+        return _afford(account, all_of_it(order, account), market, rules)
     if order.instrument.is_spot:  # isolated spot margin
         answer = spot_margin.prepare(account, order, market, rules)
         if isinstance(answer, str):

@@ -45,6 +45,14 @@ def listed(order: Order, market: Market) -> Order | Refusal:
     return order
 
 
+def all_of_it(order: Order, account: Account) -> Order:
+    """An order that sells what is held but for rounding sells exactly that: a coin is not borrowed for the last bit."""
+    held = account.balance(order.instrument.base) - account.accrued.get(order.instrument.base, 0.0)
+    if order.side == "sell" and 0.0 < order.size - held <= 1e-9 * max(1.0, held) and held > 0:
+        return replace(order, size=held)
+    return order
+
+
 def check(account: Account, order: Order, market: Market, rules: Rules, *, filling: bool = False) -> Order | Refusal:
     """The order as the venue takes it (closing orders cut to the position), or why it is refused.
 

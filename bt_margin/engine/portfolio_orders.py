@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bt_margin.engine.orders import Refusal, listed
+from bt_margin.engine.orders import Refusal, all_of_it, listed
 from bt_margin.engine.spot_margin import prepare
 from bt_margin.errors import NoRuleInForce
 from bt_margin.model.account import Account, Order
@@ -54,6 +54,7 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
     elif currencies.trades_coins(order):
         if order.reduce_only:
             return Refusal("reduce-only is not for spot in portfolio margin (51133)")
+        order = all_of_it(order, account)
     elif order.closes:
         position = account.positions.get(order.key)
         held = 0.0 if position is None else -position.size * order.sign

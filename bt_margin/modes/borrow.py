@@ -31,8 +31,10 @@ def available_equity(equity: Number, frozen: Number) -> Number:
 
 
 def potential_borrow(equity: Number, frozen: Number) -> Number:
-    """What is owed already plus what open orders would make owed: |min(0, equity - frozen)|."""
-    return _shape(np.maximum(0.0, frozen - equity))
+    """What is owed already plus what open orders would make owed: |min(0, equity - frozen)|; rounding owes nothing."""
+    short = frozen - equity
+    rounding = 1e-12 * (np.abs(frozen) + np.abs(equity))
+    return _shape(np.where(short > rounding, short, 0.0))
 
 
 def liability(equity: Number, isolated: Number = 0.0) -> Number:

@@ -61,7 +61,11 @@ def conversions(broker: MarginBroker, name: str, data: Any, event: Converted) ->
     key = broker.key(data, {"margin_mode": "cross"})
     held, market = broker.holdings.leg(key).size, broker.engine.market
     for coin, amount, sign in ((event.sold, event.sold_amount, -1), (event.bought, event.bought_amount, 1)):
-        size = instrument.floor(min(amount, -sign * held)) if coin == instrument.base and sign * held < 0 else 0.0
+        if coin != instrument.base or sign * held >= 0:
+            continue
+        # a conversion is in no whole lots: what is left of a position may not be more than the account holds
+        whole = instrument.ceil(amount) if sign < 0 else instrument.floor(amount)
+        size = min(whole, abs(held))
         if not size:
             continue
         quote = float(market.usd(instrument.quote))

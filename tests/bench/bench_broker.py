@@ -23,7 +23,7 @@ from pathlib import Path
 import bench_core
 from cases import CASES, Job
 
-from bt_margin.modes import PLAYED
+from bt_margin.modes import MODES
 
 RUNNER = Path(__file__).with_name("one_run.py")
 Measured = dict[str, float]
@@ -135,11 +135,11 @@ def main() -> None:
     parser.add_argument("--bars", type=int, default=50_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", default="", help=f"of: {', '.join(CASES)}")
-    parser.add_argument("--modes", default="", help=f"of: {', '.join(PLAYED)}")
+    parser.add_argument("--modes", default="", help=f"of: {', '.join(MODES)}")
     parser.add_argument("--parts", default="", help="of: table, core, scaling")
     given = parser.parse_args()
     parts = names_of(given.parts, ("table", "core", "scaling"), "--parts")
-    modes = names_of(given.modes, tuple(PLAYED), "--modes")
+    modes = names_of(given.modes, tuple(MODES), "--modes")
     if "table" in parts:
         main_table(names_of(given.cases, tuple(CASES), "--cases"), modes, given.bars, given.repeats)
     if "core" in parts:
