@@ -56,7 +56,7 @@ def compare(
     window
         A crash's day (see `bt-margin windows`) or START/END; repeatable. Default: 2025-10-10 and 2022-11-08.
     mode
-        isolated, cross or multi-currency; repeatable. Default: every mode there is.
+        isolated, cross, multi-currency or portfolio; repeatable. Default: every mode there is.
     leverage
         Exposure: gross notional / starting equity, entered once and held; repeatable. Default: 2, 3 and 5.
     cash
@@ -566,6 +566,8 @@ def _assumptions(path: str, rules_as_of: str) -> list[str]:
         "that mark. A jump from one bar's close to the next one's open is judged at the open.",
         "Forced orders trade at the mark without slippage and pay the taker fee and a penalty (closed notional x the "
         "maintenance rate of the closed size's tier); deleveraging is not simulated unless scripted.",
+        "A whole account (multi-currency, portfolio) in breach sells its richest coin for what it owes, with "
+        "fee and penalty (inferred); interest is charged at each full hour, by the rules' rates unless given.",
         "Fees of a regular level-1 account. Exposure = gross notional / starting equity, entered once and held; the "
         "leverage setting is twice the exposure unless given.",
         "Rules: each instant by the revision in force at that instant."

@@ -22,6 +22,8 @@ from data_fetch.pace import Pace
 from data_fetch.series import DataError
 from data_fetch.venues import Venue
 
+STALLED = 20
+"""How often a request that missed its turn takes another before it is sent all the same."""
 HEADROOM = 1.05
 """Requests are spaced so much wider than the venue's limit: they do not arrive as evenly as they are sent."""
 
@@ -237,5 +239,9 @@ class Client:
         """Sends no request before the venue wants one, nor before its turn among all processes of this machine."""
         while (rest := self._quiet_until - time.monotonic()) > 0:
             await asyncio.sleep(rest * random.uniform(1.0, 1.2))
-        if (rest := self._pace.turn(HEADROOM * spacing_s)) > 0:
-            await asyncio.sleep(rest)
+        for _ in range(STALLED):
+            due = time.monotonic() + self._pace.turn(HEADROOM * spacing_s)
+            if (rest := due - time.monotonic()) > 0:
+                await asyncio.sleep(rest)
+            if time.monotonic() - due <= spacing_s:
+                return  # a process that was stalled may not send all its late requests at once: it takes new turns

@@ -652,7 +652,7 @@ class MarginEngine:
 
     def _in_breach(self, pool: Pool) -> bool:
         """Within a ladder: a step that costs exactly what it frees leaves the ratio at 1 but for rounding, a breach."""
-        return pool.at_risk and self._breaches(pool, judge(pool, self.market, self.rules), HAIR)
+        return self._breaches(pool, judge(pool, self.market, self.rules), HAIR)
 
     def _breaches(self, pool: Pool, judgement: Judgement, hair: float = 0.0) -> bool:
         equity, requirement = _levels(judgement)

@@ -28,7 +28,6 @@ def call(*arguments: str) -> int:
         (("compare", "os:path"), "not a backtrader Strategy"),
         (("compare", "no_such_module:X"), "no_such_module"),
         (("compare", "--mode", "crosss"), "isolated, cross"),
-        (("compare", "--mode", "portfolio"), "not built yet"),
         (("compare", "--window", "1999-01-01"), "2025-10-10"),
         (("compare", "--window", "2025-10-12/2025-10-10"), "start before its end"),
         (("compare", "--leverage", "-2"), "above zero"),
@@ -91,15 +90,17 @@ def test_compare_writes_table_report_json_and_parquet(tmp_path: Path, capsys) ->
     assert {"runs", "versions", "evidence"} <= set(summary)
     table = pq.read_table(out / "runs.parquet")
     assert table.column_names == list(COLUMNS)
-    assert table.num_rows == len(summary["runs"]) == 6
+    assert table.num_rows == len(summary["runs"]) == 8
     by_cell = {(r["mode"], r["leverage"]): r for r in summary["runs"]}
     assert {k: r["verdict"] for k, r in by_cell.items()} == {
         ("isolated", 2.0): "survived",
         ("cross", 2.0): "survived",
         ("multi-currency", 2.0): "survived",
+        ("portfolio", 2.0): "survived",
         ("isolated", 10.0): "liquidated",
         ("cross", 10.0): "liquidated",
         ("multi-currency", 10.0): "liquidated",
+        ("portfolio", 10.0): "refused",  # about 6.3x is what a fall of 12 % leaves room for
     }
     sizes = {json.dumps(r["contracts"]) for r in summary["runs"] if r["leverage"] == 10.0}
     assert len(sizes) == 1  # the number of contracts is the same in every mode
@@ -153,7 +154,7 @@ def test_refused_is_never_called_survived(tmp_path: Path, capsys) -> None:
         == 0
     )
     for row in json.loads(capsys.readouterr().out)["runs"]:
-        if row["mode"] == "multi-currency":  # the spot leg is bought on credit
+        if row["mode"] in ("multi-currency", "portfolio"):  # the spot leg is bought on credit
             assert (row["verdict"], row["reason"]) == ("survived", "")
             continue
         assert row["verdict"] == "refused"

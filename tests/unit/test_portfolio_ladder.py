@@ -29,7 +29,7 @@ STEPS = (stablecoin_hedge, dynamic_delta_hedge, basis_pairs, general_reduction)
 
 def first(held: Pool, at: Market, **over: Any) -> tuple[str, tuple[Reduction, ...]]:
     """The step that answers first, and its answer."""
-    for step in PORTFOLIO.ladder:
+    for step in PORTFOLIO.ladder[:-1]:  # the last sells coins for debts once nothing is held: conversion.py
         answer = step(held, at, rules(**over))
         if answer:
             return step.__name__, answer

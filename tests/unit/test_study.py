@@ -8,7 +8,9 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
-from bt_margin.errors import InputError, NotSupported
+from bt_margin.errors import InputError
+from bt_margin.plugin import feeds
+from bt_margin.report.narrative import takeover_paragraph
 from bt_margin.study.strategies import load, symbols_of, takes_leverage
 from bt_margin.study.study import Study, run_cell, settings
 from bt_margin.study.windows import window, windows
@@ -54,7 +56,8 @@ def test_verdicts_follow_events(results) -> None:
         names = {e["name"] for e in r.events}
         expected = (
             "bankrupt" if "Bankrupt" in names else "liquidated" if "TakenOver" in names
-            else "reduced" if "Reduced" in names else "survived"
+            else "reduced" if "Reduced" in names else "refused" if "Refused" in names or not r.row["opened"]
+            else "survived"
         )
         assert r.row["verdict"] == expected
         assert (r.row["liquidated_at"] is not None) == ("TakenOver" in names)
@@ -116,10 +119,30 @@ def test_strategies_and_windows_are_found() -> None:
     assert len(windows()) == 6
     with pytest.raises(InputError):
         load("leveraged_short")
-    with pytest.raises(NotSupported):
-        Study(modes=["portfolio"])
+    with pytest.raises(InputError, match="mode: expected one of isolated"):
+        Study(modes=["folio"])
 
 
 def test_a_cell_never_raises_for_its_own_trouble() -> None:
     (task,) = Study(["leveraged_long"], ["cross"], ["2018-01-01/2018-01-02"], [2]).tasks
     assert run_cell(task).row["verdict"] == "no data"
+
+
+@pytest.mark.parametrize(("crash", "exposure"), [("2022-05-09", 2.0), ("2025-10-10", 5.0)])
+def test_the_coin_account_dies_where_the_stablecoin_account_lives(crash: str, exposure: float) -> None:
+    """Equal USD value, the same contracts per USD: collateral that falls with the position, or that does not."""
+    (feed,) = feeds.from_samples(crash, ["BTC/USDT:USDT"])
+    coins = 100_000.0 / feed.first_price
+    stable, coin = (
+        Study(["leveraged_long"], ["multi-currency"], [crash], [exposure], cash=cash).run()[0]
+        for cash in ({"USDT": 100_000.0}, {"BTC": coins})
+    )
+    assert coin.row["start_equity_usd"] == pytest.approx(stable.row["start_equity_usd"], rel=0.01)
+    assert stable.row["verdict"] == "survived"
+    assert coin.row["verdict"] in ("liquidated", "bankrupt")
+    taken = next(event for event in coin.events if event["name"] == "TakenOver")
+    converted = next(event for event in coin.events if event["name"] == "Converted")
+    assert (converted["sold"], converted["bought"]) == ("BTC", "USDT")
+    story = takeover_paragraph(coin, taken)
+    for term in ("discounted BTC", "borrow margin USDT", "position margin BTC/USDT:USDT", "are owed", "Conversion of"):
+        assert term in story
