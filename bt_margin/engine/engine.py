@@ -171,9 +171,12 @@ class MarginEngine:
 
     def evidence(self) -> tuple[Evidence, ...]:
         """Every rule row this run leaned on, over all revisions it passed through."""
-        for row in self.rules.evidence():
-            self._evidence[row.table, row.subject, row.effective] = row
+        self._lean_on(self.rules)
         return tuple(self._evidence[key] for key in sorted(self._evidence))
+
+    def _lean_on(self, rules: Rules) -> None:
+        for row in rules.evidence():
+            self._evidence[row.table, row.subject, row.effective] = row
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader has to know: funding not covered, and rules that stood in."""
@@ -505,7 +508,10 @@ class MarginEngine:
         """What an hour of owing a currency costs: what the caller said, else the venue's rate."""
         own = self.interest.get(currency)
         if own is None:
-            return self.rules.hourly_rate(currency, time)
+            then = self.book.as_of(time, self.extrapolate)  # type: ignore[arg-type]
+            rate = then.hourly_rate(currency, time)
+            self._lean_on(then)
+            return rate
         return own.hourly(time) if isinstance(own, RateSeries) else own / HOURS_A_YEAR
 
     def _note_debts(self) -> None:
