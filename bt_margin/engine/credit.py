@@ -29,9 +29,13 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
     """The order as the venue takes it (closing orders cut to the position), or why it is refused, with the largest size
     that would be taken (whole lots, by bisection over the check itself)."""
     answer = _answer(account, order, market, rules)
-    if isinstance(answer, Refusal) and not answer.largest_size:
-        return replace(answer, largest_size=_largest(account, order, market, rules))
-    return answer
+    if not isinstance(answer, Refusal):
+        return answer
+    if answer.largest_size:  # by the tiers alone: margin may allow less
+        order = replace(order, size=answer.largest_size)
+        if not isinstance(_answer(account, order, market, rules), Refusal):
+            return answer
+    return replace(answer, largest_size=_largest(account, order, market, rules))
 
 
 def _largest(account: Account, order: Order, market: Market, rules: Rules) -> float:
@@ -57,6 +61,9 @@ def _answer(account: Account, order: Order, market: Market, rules: Rules) -> Ord
         if order.reduce_only:
             return Refusal("reduce-only is not for spot in multi-currency margin (51133)")
         return _afford(account, order, market, rules)
+    settle = order.instrument.settle
+    if order.margin_mode == "cross" and settle in account.borrowing.collateral_off and opening(account, order) > 0:
+        return Refusal(f"{settle} is switched off as collateral: no cross contract settles in it (54024)")
     if order.instrument.is_spot:  # isolated spot margin
         answer = spot_margin.prepare(account, order, market, rules)
         if isinstance(answer, str):
@@ -104,6 +111,8 @@ def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Ord
     for name, amount in sorted(more.items()):
         if not account.borrowing.auto:
             return Refusal(f"insufficient {name}, and auto-borrow is not enabled (51008)", amount, name)
+        if name in account.borrowing.collateral_off:
+            return Refusal(f"{name} is switched off as collateral and cannot be borrowed", amount, name)
         try:
             why, over = borrow.excess(name, amount, account.borrowing.leverage, rules)
         except NoRuleInForce as error:
