@@ -443,7 +443,7 @@ class MarginEngine:
             judgement = judge(pool, self.market.toward(target, share), self.rules)
             return float(judgement.equity) - level * float(judgement.requirement)
 
-        there = judge(pool, target, self.rules)
+        reach, there = self._known(pool, target)
         equity, requirement = float(there.equity), float(there.requirement)
         if not requirement:
             return math.inf  # long options alone need no margin
@@ -451,15 +451,37 @@ class MarginEngine:
         if math.isnan(end):
             raise MissingPrice(f"pool {pool.name}: equity is not a number at {target.time}; repair the prices")
         if end > 0:
+            if reach < 1.0:
+                judge(pool, target, self.rules)  # raises: it gets there, and nobody knows what is asked of it then
             return math.inf
         start = gap(0.0)
         if start <= 0:
             return 0.0
-        low, high, share = 0.0, 1.0, start / (start - end)
+        low, high, share = 0.0, reach, reach * start / (start - end)
         for _ in range(60):
             low, high = (low, share) if gap(share) <= 0 else (share, high)
             share = (low + high) / 2
         return high
+
+    def _known(self, pool: Pool, target: Market) -> tuple[float, Judgement]:
+        """How much of the way the rules can judge the pool, nearly always all of it, and the pool there.
+
+        A loss may outgrow the last borrow tier behind the point at which the pool is liquidated.
+        """
+        try:
+            return 1.0, judge(pool, target, self.rules)
+        except MissingPrice:
+            raise
+        except InputError:
+            low, high = 0.0, 1.0
+        found = judge(pool, self.market, self.rules)
+        for _ in range(50):
+            share = (low + high) / 2
+            try:
+                low, found = share, judge(pool, self.market.toward(target, share), self.rules)
+            except InputError:
+                high = share
+        return low, found
 
     def _accrue(self, start: int, end: int) -> bool:
         """What the clock brings in (start, end], at the present prices: funding, interest, deleveraging, delivery, in
