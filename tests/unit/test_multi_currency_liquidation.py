@@ -23,7 +23,6 @@ from tests.unit.whole import (
     events,
     moved,
     names,
-    order,
     refused,
     rest,
     trade,
