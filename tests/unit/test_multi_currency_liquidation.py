@@ -1,4 +1,4 @@
-"""Multi-currency margin in a crash: cancellation, phases, conversion tier by tier, what nobody can pay; on paper numbers."""
+"""Multi-currency margin in a crash, on paper numbers: phases, conversion tier by tier, what nobody can pay."""
 
 from __future__ import annotations
 
