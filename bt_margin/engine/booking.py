@@ -16,6 +16,8 @@ from bt_margin.modes import options
 from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.rules.book import Rules
 
+ROUNDING = 1e-12  # of an amount: below it a difference is what floats make of sums, not money
+
 
 @dataclass(frozen=True, slots=True)
 class Fill:
@@ -111,6 +113,9 @@ def coins(account: Account, order: Order, price: float, maker: bool, fee: float 
     base, quote = instrument.base, instrument.quote
 
     def book(kind: EntryKind, currency: str, cash: float, **more: float) -> None:
+        there = account.balance(currency)
+        if abs(there + cash) <= ROUNDING * abs(cash):
+            cash = -there  # lots that add up leave nothing behind: a hair below zero would be a debt
         account.apply(Entry(time, kind, currency, cash=cash, price=price, order=order.id,
                                  instrument=instrument, **more))  # type: ignore[arg-type]
 

@@ -37,6 +37,9 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         if order.reduce_only:
             return Refusal("reduce-only is not for spot in multi-currency margin (51133)")
         return _afford(account, all_of_it(order, account), market, rules)
+    settle = order.instrument.settle
+    if order.margin_mode == "cross" and settle in account.borrowing.collateral_off and opening(account, order) > 0:
+        return Refusal(f"{settle} is switched off as collateral: no cross contract settles in it (54024)")
     if order.instrument.is_spot:  # isolated spot margin
         answer = spot_margin.prepare(account, order, market, rules)
         if isinstance(answer, str):
@@ -84,6 +87,8 @@ def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Ord
     for name, amount in sorted(more.items()):
         if not account.borrowing.auto:
             return Refusal(f"insufficient {name}, and auto-borrow is not enabled (51008)", amount, name)
+        if name in account.borrowing.collateral_off:
+            return Refusal(f"{name} is switched off as collateral and cannot be borrowed", amount, name)
         try:
             why, over = borrow.excess(name, amount, account.borrowing.leverage, rules)
         except NoRuleInForce as error:

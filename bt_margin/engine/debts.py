@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bt_margin.engine.booking import ROUNDING
 from bt_margin.model.account import Account
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
@@ -35,9 +36,8 @@ def charge_hour(account: Account, pools: Callable[[Account], tuple[Pool, ...]], 
                 rate: Callable[[str, int], float], market: Market, rules: Rules) -> None:
     """A full hour strikes: what accrued at the last one is deducted from the balances, then what is owed now is charged
     an hour at `rate(currency, time)`, which leaves the balance alone until the next hour."""
-    for currency, due in sorted(account.accrued.items()):
-        if due:
-            account.apply(Entry(time, EntryKind.INTEREST, currency, cash=-due, interest=-due, note="deducted"))
+    for currency in sorted(account.accrued):
+        _deduct(account, currency, time)
     (pool,) = pools(account)
     lines = currencies.lines(pool, market, rules)
     equities = {line.currency: float(line.equity) for line in lines}
@@ -56,20 +56,26 @@ def convert(account: Account, wanted: Convert, market: Market, rules: Rules, sli
     """Sell one coin at its USD price (less `slippage` a trade), buy back the debt, pay the taker fee of each trade and,
     in a liquidation, the penalty, which goes to the insurance fund. Everything is scaled down to what there is."""
     taker, time = rules.fees("margin").taker, market.time
+    for currency in (wanted.sell, wanted.buy):
+        _deduct(account, currency, time)  # it is part of what is owed
     penalty, fee = conversion.gross(wanted, conversion.penalty_rate(wanted, rules), taker)
     price = float(market.usd(wanted.sell)) / float(market.usd(wanted.buy))
     price *= (1.0 - slippage) ** conversion.legs(wanted.sell, wanted.buy)
     cost = wanted.amount + penalty + fee
-    there = max(0.0, account.balance(wanted.sell) - account.accrued.get(wanted.sell, 0.0))
+    there = max(0.0, account.balance(wanted.sell))
     share = min(1.0, there * price / cost)
-    repaid, penalty, fee = wanted.amount * share, penalty * share, fee * share
-    sold = there if share < 1.0 else min(cost / price, there)  # to the last coin: rounding may not leave a debt
+    repaid, penalty, fee, sold = wanted.amount * share, penalty * share, fee * share, cost * share / price
+    if share < 1.0 or abs(there - sold) <= ROUNDING * there:
+        sold = there  # to the last coin: rounding may not leave a debt
     note = CONVERSION if wanted.penalty else REPAYMENT
     account.apply(Entry(time, EntryKind.TRADE, wanted.sell, cash=-sold, price=price, note=note))
-    account.apply(Entry(time, EntryKind.TRADE, wanted.buy, cash=cost * share, price=price, note=note))
     account.apply(Entry(time, EntryKind.FEE, wanted.buy, cash=-fee, note=note))
     if penalty:
         account.apply(Entry(time, EntryKind.PENALTY, wanted.buy, cash=-penalty, fund=penalty, note=note))
+    bought, owed = cost * share, -account.balance(wanted.buy)
+    if abs(owed - bought) <= ROUNDING * bought:
+        bought = owed  # all of it: nothing is left of the debt, not a hair
+    account.apply(Entry(time, EntryKind.TRADE, wanted.buy, cash=bought, price=price, note=note))
     return Conversion(sold, repaid, price, fee, penalty)
 
 
@@ -77,12 +83,17 @@ def write_off(account: Account, time: int) -> dict[str, float]:
     """The insurance fund pays every debt that is left, exactly; what it paid by currency."""
     paid = {}
     for currency in sorted(account.balances):
-        due = account.accrued.get(currency, 0.0)
-        if account.balance(currency) - due >= 0:
+        if account.balance(currency) - account.accrued.get(currency, 0.0) >= 0:
             continue
-        if due:
-            account.apply(Entry(time, EntryKind.INTEREST, currency, cash=-due, interest=-due, note="deducted"))
+        _deduct(account, currency, time)
         owed = -account.balance(currency)
         account.apply(Entry(time, EntryKind.CLAWBACK, currency, cash=owed, fund=-owed, note=WRITTEN_OFF))
         paid[currency] = owed
     return paid
+
+
+def _deduct(account: Account, currency: str, time: int) -> None:
+    """What accrued leaves the balance."""
+    due = account.accrued.get(currency, 0.0)
+    if due:
+        account.apply(Entry(time, EntryKind.INTEREST, currency, cash=-due, interest=-due, note="deducted"))

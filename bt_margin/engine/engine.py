@@ -182,9 +182,12 @@ class MarginEngine:
 
     def evidence(self) -> tuple[Evidence, ...]:
         """Every rule row this run leaned on, over all revisions it passed through."""
-        for row in self.rules.evidence():
-            self._evidence[row.table, row.subject, row.effective] = row
+        self._lean_on(self.rules)
         return tuple(self._evidence[key] for key in sorted(self._evidence))
+
+    def _lean_on(self, rules: Rules) -> None:
+        for row in rules.evidence():
+            self._evidence[row.table, row.subject, row.effective] = row
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader has to know: funding not covered, and rules that stood in."""
@@ -225,10 +228,14 @@ class MarginEngine:
             return order_rules.check(account, order, self.market, self.rules, filling=filling)
         gate = _GATES[self.mode.name]
         answer = gate(account, order, self.market, self.rules)
-        if isinstance(answer, Refusal) and not answer.largest_size:
-            largest = order_rules.largest_taken(gate, account, order, self.market, self.rules)
-            return replace(answer, largest_size=largest)
-        return answer
+        if not isinstance(answer, Refusal):
+            return answer
+        if answer.largest_size:  # by the tiers alone: margin may allow less
+            order = replace(order, size=answer.largest_size)
+            if not isinstance(gate(account, order, self.market, self.rules), Refusal):
+                return answer
+        largest = order_rules.largest_taken(gate, account, order, self.market, self.rules)
+        return replace(answer, largest_size=largest)
 
     def accept(self, order: Order) -> Order | Refusal:
         """Check an order and let it rest; a refusal becomes an event."""
@@ -476,7 +483,7 @@ class MarginEngine:
             judgement = judge(pool, self.market.toward(target, share), self.rules)
             return float(judgement.equity) - level * float(judgement.requirement)
 
-        there = judge(pool, target, self.rules)
+        reach, there = self._known(pool, target)
         equity, requirement = float(there.equity), float(there.requirement)
         if not requirement:
             return math.inf  # long options alone need no margin
@@ -484,15 +491,37 @@ class MarginEngine:
         if math.isnan(end):
             raise MissingPrice(f"pool {pool.name}: equity is not a number at {target.time}; repair the prices")
         if end > 0:
+            if reach < 1.0:
+                judge(pool, target, self.rules)  # raises: it gets there, and nobody knows what is asked of it then
             return math.inf
         start = gap(0.0)
         if start <= 0:
             return 0.0
-        low, high, share = 0.0, 1.0, start / (start - end)
+        low, high, share = 0.0, reach, reach * start / (start - end)
         for _ in range(60):
             low, high = (low, share) if gap(share) <= 0 else (share, high)
             share = (low + high) / 2
         return high
+
+    def _known(self, pool: Pool, target: Market) -> tuple[float, Judgement]:
+        """How much of the way the rules can judge the pool, nearly always all of it, and the pool there.
+
+        A loss may outgrow the last borrow tier behind the point at which the pool is liquidated.
+        """
+        try:
+            return 1.0, judge(pool, target, self.rules)
+        except MissingPrice:
+            raise
+        except InputError:
+            low, high = 0.0, 1.0
+        found = judge(pool, self.market, self.rules)
+        for _ in range(50):
+            share = (low + high) / 2
+            try:
+                low, found = share, judge(pool, self.market.toward(target, share), self.rules)
+            except InputError:
+                high = share
+        return low, found
 
     def _accrue(self, start: int, end: int) -> bool:
         """What the clock brings in (start, end], at the present prices: funding, interest, deleveraging, delivery, in
@@ -541,7 +570,10 @@ class MarginEngine:
         """What an hour of owing a currency costs: what the caller said, else the venue's rate."""
         own = self.interest.get(currency)
         if own is None:
-            return self.rules.hourly_rate(currency, time)
+            then = self.book.as_of(time, self.extrapolate)  # type: ignore[arg-type]
+            rate = then.hourly_rate(currency, time)
+            self._lean_on(then)
+            return rate
         return own.hourly(time) if isinstance(own, RateSeries) else own / HOURS_A_YEAR
 
     def _note_debts(self) -> None:

@@ -53,27 +53,38 @@ def conversions(broker: MarginBroker, name: str, data: Any, event: Converted) ->
     """What a conversion did to a strategy's coins in one pair: (a forced trade, its cost in the quote coin).
 
     Coins bought through orders are sold before those the account began with, coins sold short are bought back first;
-    what is beyond them concerns no position. The price is the USD value over that of the quote coin.
+    what is beyond them concerns no position. Prices are those of the conversion, told when the market may have moved
+    on; fee and penalty are the sale's, or the purchase's where the quote coin itself was spent.
     """
     instrument = broker.instrument(data)
     if not instrument.is_spot or not is_symbol(name):
         return
     key = broker.key(data, {"margin_mode": "cross"})
-    held, market = broker.holdings.leg(key).size, broker.engine.market
-    for coin, amount, sign in ((event.sold, event.sold_amount, -1), (event.bought, event.bought_amount, 1)):
+    held = broker.holdings.leg(key).size
+    bought, quote = (_usd(broker, event, coin) for coin in (event.bought, instrument.quote))
+    spends = event.sold == instrument.quote
+    got = event.price * bought / quote  # for one coin sold, slippage included
+    paid = 1.0 / event.price if spends else bought / quote
+    sides = ((event.sold, event.sold_amount, -1, got), (event.bought, event.bought_amount, 1, paid))
+    for coin, amount, sign, price in sides:
         if coin != instrument.base or sign * held >= 0:
             continue
         # a conversion is in no whole lots: what is left of a position may not be more than the account holds
-        whole = instrument.ceil(amount) if sign < 0 else instrument.floor(amount)
-        size = min(whole, abs(held))
+        size = min(instrument.ceil(amount) if sign < 0 else instrument.floor(amount), abs(held))
         if not size:
             continue
-        quote = float(market.usd(instrument.quote))
-        price = float(market.usd(coin)) / quote
-        cost = (event.fee + event.penalty) * float(market.usd(event.bought)) / quote * size / amount
+        cost = (event.fee + event.penalty) * bought / quote * size / amount if sign < 0 or spends else 0.0
         left = instrument.snap(held + sign * size)
         yield Reduced(event.time, event.pool, event.report, key, sign * size, price, 0.0, cost, 0.0, left,
                       event.margin_ratio or 0.0, event.reason), cost
+
+
+def _usd(broker: MarginBroker, event: Converted, coin: str) -> float:
+    """What a coin was worth when the conversion was made; the present where the account had none of it."""
+    for row in event.report.currencies:
+        if row.currency == coin and row.equity:
+            return row.equity_usd / row.equity
+    return float(broker.engine.market.usd(coin))
 
 
 def _order(owner: Any, data: Any, size: float, tradeid: Any) -> Any:

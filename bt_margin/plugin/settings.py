@@ -55,13 +55,13 @@ def validate(p: Any) -> None:
     for currency, amount in opening_balances(p).items():
         if not isinstance(amount, numbers.Real) or not 0 <= amount < float("inf"):
             raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
-    for currency, rate in (p.interest or {}).items():
-        known = isinstance(rate, numbers.Real) and 0 <= float(rate) < float("inf")
+    for currency, rate in _table(p.interest, "interest").items():
+        known = isinstance(rate, numbers.Real) and not isinstance(rate, bool) and 0 <= float(rate) < float("inf")
         if not (known or isinstance(rate, RateSeries)):
             raise InputError(
                 f"interest: expected yearly rates of zero or more, or a RateSeries, found {currency}={rate!r}"
             )
-    if p.borrow and not mode_named(p.mode).whole:
+    if p.borrow is not None and not mode_named(p.mode).whole:
         raise InputError(f"borrow: only where the account stands behind its debts as a whole, found mode {p.mode!r}")
     borrowing(p)
     if not 0 <= p.slippage < 1:
@@ -73,17 +73,28 @@ def validate(p: Any) -> None:
 
 def borrowing(p: Any) -> Borrowing:
     """What the account's owner chose about borrowing, in the shape of a book file's `borrow`."""
-    wanted = dict(p.borrow or {})
+    wanted = dict(_table(p.borrow, "borrow"))
     auto, off = wanted.pop("auto", True), wanted.pop("collateral_off", ())
-    leverage = dict(wanted.pop("leverage", {}))
+    leverage = _table(wanted.pop("leverage", {}), "borrow.leverage")
     if wanted:
         raise InputError(f"borrow: expected auto, leverage or collateral_off, found {next(iter(wanted))!r}")
     if not isinstance(auto, bool):
         raise InputError(f"borrow.auto: expected true or false, found {auto!r}")
+    if not isinstance(off, (list, tuple, set, frozenset)) or not all(isinstance(coin, str) for coin in off):
+        raise InputError(f"borrow.collateral_off: expected a list of currencies, found {off!r}")
     for currency, value in leverage.items():
         if not isinstance(value, numbers.Real) or not 1 <= float(value) < float("inf"):
             raise InputError(f"borrow.leverage.{currency}: expected a setting of 1 or more, found {value!r}")
     return Borrowing(auto, {currency: float(value) for currency, value in leverage.items()}, frozenset(off))
+
+
+def _table(given: Any, name: str) -> Mapping[str, Any]:
+    """What is given by currency or by key; nothing is an empty table."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{name}: expected a table such as {{key: value}}, found {given!r}")
+    return given
 
 
 def opening_balances(p: Any) -> dict[str, float]:

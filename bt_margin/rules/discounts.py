@@ -77,10 +77,12 @@ class DiscountRow:
         scale = usd if self.unit == "usd" else 1.0
         size = amount * scale
         counted: Any = 0.0 * size
-        lower = 0.0
+        lower, largest = 0.0, float(np.max(size, initial=0.0))
         for bound, rate in self.tiers:
             counted = counted + rate * np.clip(size - lower, 0.0, bound - lower)
             lower = bound
+            if lower >= largest:
+                break  # the tiers above hold nothing
         above = np.maximum(size - lower, 0.0)
         if self.beyond is None:
             if np.any(above > 0):
