@@ -41,6 +41,7 @@ def compare(
     interest: Many = (),
     borrow_leverage: Many = (),
     auto_borrow: bool = True,
+    switch: Many = (),
     workers: int | None = None,
     store: Path | None = None,
     out: Path = Path("bt-margin-out"),
@@ -73,6 +74,9 @@ def compare(
         A currency's leverage setting for debts such as USDT=5; repeatable. Default: the maximum of its lowest tier.
     auto_borrow
         Selling or paying more of a coin than held borrows it, in multi-currency margin.
+    switch
+        A scripted change of the account mode such as 2025-10-09=portfolio, or TIME=cross@10 with the leverage setting
+        that leaving portfolio margin asks for; repeatable.
     workers
         Processes. Default: as many as cores, at most one a cell.
     store
@@ -99,6 +103,7 @@ def compare(
         path=_path(path),
         interest=_interest(interest),
         borrow=_borrow(borrow_leverage, auto_borrow),
+        switches=_switches(switch),
         strict=strict,
         store=cli_data.found(store),
     )
@@ -152,6 +157,7 @@ def run(
     interest: Many = (),
     borrow_leverage: Many = (),
     auto_borrow: bool = True,
+    switch: Many = (),
     store: Path | None = None,
     json_: Json = False,
     strict: Flag = False,
@@ -171,6 +177,7 @@ def run(
         path=_path(path),
         interest=_interest(interest),
         borrow=_borrow(borrow_leverage, auto_borrow),
+        switches=_switches(switch),
         strict=strict,
         store=cli_data.found(store),
     )
@@ -540,6 +547,25 @@ def _borrow(leverages: Sequence[str], auto: bool) -> dict[str, Any]:
     return chosen
 
 
+def _switches(texts: Sequence[str]) -> list[Any]:
+    """TIME=MODE or TIME=MODE@LEVERAGE, repeatable."""
+    from bt_margin.engine.builder import parse_time
+    from bt_margin.engine.clock import ModeSwitch
+
+    found = []
+    for text in texts:
+        time, _, rest = text.partition("=")
+        mode, _, leverage = rest.partition("@")
+        try:
+            setting = float(leverage) if leverage else None
+        except ValueError:
+            setting = 0.0
+        if not mode or (setting is not None and not 1 <= setting < float("inf")):
+            raise InputError(f"switch: expected TIME=MODE or TIME=MODE@LEVERAGE (2025-10-09=cross@10), found {text!r}")
+        found.append(ModeSwitch(parse_time(time, "switch"), mode, setting))
+    return found
+
+
 def _path(path: str) -> str:
     from bt_margin.plugin.path import PATHS
 
@@ -682,6 +708,9 @@ def _what(event: dict[str, Any]) -> str:
                 f"{event['bought_amount']:,.6g} {event['bought']} owed ({event['reason']})")
     if event["name"] == "Borrowed":
         return f"{event['amount']:,.6g} {event['currency']} owed"
+    if event["name"] == "ModeSwitched":
+        refused = f", refused: {'; '.join(event['reasons'])}" if event["reasons"] else ""
+        return f"{event['old']} to {event['new']}{refused}"
     if event["name"] == "Repaid":
         return f"{event['currency']} is owed no more"
     if event["name"] == "Bankrupt":

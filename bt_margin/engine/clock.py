@@ -36,6 +36,18 @@ class Deleveraging:
 
 
 @dataclass(frozen=True, slots=True)
+class ModeSwitch:
+    """A scripted change of the account mode at the first bar that closes at or after `time` (ms UTC).
+
+    `leverage`: the setting of cross contracts when leaving portfolio margin.
+    """
+
+    time: int
+    mode: str
+    leverage: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InterestHour:
     """A full hour strikes for a spot-margin position."""
 

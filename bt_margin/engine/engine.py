@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bt_margin.engine import booking, credit, debts, portfolio_orders, spot_margin
+from bt_margin.engine import booking, credit, debts, portfolio_orders, spot_margin, switching
 from bt_margin.engine import orders as order_rules
 from bt_margin.engine.accrual import FundingSeries, funding_entries
 from bt_margin.engine.booking import Fill
 from bt_margin.engine.clock import DebtHour, Deleveraging, InterestHour, References, due_events
 from bt_margin.engine.orders import Refusal
+from bt_margin.engine.switching import Switch
 from bt_margin.engine.takeover import deleverage, force, settle, settle_cash, settle_isolated
 from bt_margin.errors import Ineligible, InputError, MissingPrice, NotConserved, NotSupported
 from bt_margin.model.account import Account, Order, Position
@@ -27,6 +28,7 @@ from bt_margin.model.event import (
     Converted,
     Deleveraged,
     Event,
+    ModeSwitched,
     OrdersCancelled,
     Reduced,
     Refused,
@@ -108,14 +110,33 @@ class MarginEngine:
 
     def check_eligible(self) -> None:
         """Raise Ineligible where the venue would not let the account, as it is, into the mode."""
-        if not self.mode.whole:
-            return
-        least = (self.rules.portfolio_account.min_equity_usd if self.mode.name == "portfolio"
-                 else self.rules.multi_currency.min_equity)
-        worth = self.equity_usd()
+        least, worth = switching.least_equity(self.mode, self.rules), self.equity_usd()
         if worth < least:
             raise Ineligible(f"mode: {self.mode.name} margin needs an account of {least:,.10g} USD, "
                              f"found {worth:,.2f}; give it more, or take another mode")
+
+    def switch_mode(self, new: MarginMode, leverage: float | None = None) -> Switch:
+        """Change the account mode with everything that is open, as far as the venue lets it at this date.
+
+        `leverage`: the setting of cross contracts when leaving portfolio margin, which knows none. What was tried
+        becomes an event, refused or not.
+        """
+        old, before = self.mode, self.assess()
+        after = None
+        why = tuple(switching.reasons(self.account, old, new, self.equity_usd(), leverage, self.rules))
+        if not why:
+            trial = switching.converted(self.account, leverage)
+            after = assess(trial, new, self.market, self.rules)
+            why = tuple(switching.margin_reasons(trial, new, self.market, self.rules))
+        if not why:
+            for key, position in trial.positions.items():
+                if position.leverage != self.account.positions[key].leverage:
+                    self.account.apply(Entry(self.market.time, EntryKind.TRANSFER, position.currency, key=key,
+                                             leverage=position.leverage, note=f"leverage {position.leverage:g}"))
+            self.mode = new
+            self._warned.clear()
+        self.events.append(ModeSwitched(self.market.time, "account", before, old.name, new.name, why, after))
+        return Switch(old.name, new.name, before, after, why)
 
     # -- questions ----------------------------------------------------------------------------------------------
 

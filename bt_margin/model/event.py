@@ -102,6 +102,17 @@ class Repaid(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ModeSwitched(Event):
+    """The account changed its mode, or was not let (`reasons`). `after`: as judged in the new mode, None where it was
+    not."""
+
+    old: str
+    new: str
+    reasons: tuple[str, ...]
+    after: AccountReport | None
+
+
+@dataclass(frozen=True, slots=True)
 class TakenOver(Event):
     """Everything the pool held was closed by force. `refund` is what the insurance fund paid."""
 

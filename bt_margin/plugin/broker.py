@@ -19,6 +19,7 @@ from backtrader.brokers.bbroker import BackBroker
 
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.engine import Fill, MarginEngine, Refusal
+from bt_margin.engine.switching import Switch
 from bt_margin.errors import InputError, NotSupported
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountReport
@@ -57,14 +58,15 @@ BEFORE_ANY_BAR = 1_577_836_800_000
 class MarginBroker(BackBroker):
     """A drop-in for backtrader's broker that margins and liquidates as the venue does.
 
-    Parameters beyond the stock broker's: `mode` (isolated | cross | multi-currency; None: the stock broker), `cash` (a
-    float of `currency` or {currency: amount}), `currency`, `rules` (a RuleBook), `rules_as_of` ("then" or a date),
-    `extrapolate` (nearest | never), `position_mode` (net | hedge), `leverage` (the setting: a float or
-    {symbol: float}), `path` (adverse | ohlc | close), `fees` and `instruments` (overlays, as in the book file),
-    `interest` ({currency: yearly borrow rate, or a RateSeries}; the rules' own otherwise), `borrow` (multi-currency:
-    {"auto": True, "leverage": {currency: setting}, "collateral_off": [currency]}), `deleveraging` (a sequence of
-    Deleveraging: scripted auto-deleveraging), `slippage` (share of the price that forced orders lose), `strict`
-    (nothing stands in), `min_value` (floor of `getvalue`, so that stock analyzers survive a wipe-out).
+    Parameters beyond the stock broker's: `mode` (isolated | cross | multi-currency | portfolio; None: the stock
+    broker), `cash` (a float of `currency` or {currency: amount}), `currency`, `rules` (a RuleBook),
+    `rules_as_of` ("then" or a date), `extrapolate` (nearest | never), `position_mode` (net | hedge), `leverage`
+    (the setting: a float or {symbol: float}), `path` (adverse | ohlc | close), `fees` and `instruments`
+    (overlays, as in the book file), `interest` ({currency: yearly borrow rate, or a RateSeries}; the rules' own
+    otherwise), `borrow` (multi-currency and portfolio: {"auto": True, "leverage": {currency: setting},
+    "collateral_off": [currency]}), `deleveraging` (of Deleveraging: scripted auto-deleveraging), `switches` (of
+    ModeSwitch: scripted changes of the account mode), `slippage` (share of the price that forced orders lose),
+    `strict` (nothing stands in), `min_value` (floor of `getvalue`, so that stock analyzers survive a wipe-out).
     """
 
     params = tuple(OWN.items())
@@ -100,7 +102,8 @@ class MarginBroker(BackBroker):
         self._book = rule_book(self.p)
         self._account = Account({k: float(v) for k, v in balances.items()}, self.p.position_mode)
         self._account.borrowing = borrowing(self.p)
-        self._whole = mode_named(self.p.mode).whole
+        self._mode = mode_named(self.p.mode)
+        self._switches = sorted(self.p.switches, key=lambda switch: switch.time)
         self._available = float(balances.get(self.p.currency, 0.0))
         self._feeds: dict[str, Any] = {}
         self.bars = Bars()
@@ -158,7 +161,7 @@ class MarginBroker(BackBroker):
         time = min(bar.open_ms for bar in bars)
         market = market_at(Market(time, strict=bool(self.p.strict)), bars, OPEN, time, self.p.currency)
         engine = MarginEngine(
-            self._account, mode_named(self.p.mode), self._book, market, extrapolate=self.p.extrapolate,
+            self._account, self._mode, self._book, market, extrapolate=self.p.extrapolate,
             funding=funding, interest=self.p.interest, deleveraging=self.p.deleveraging, slippage=self.p.slippage,
             strict=bool(self.p.strict),
         )
@@ -237,6 +240,23 @@ class MarginBroker(BackBroker):
             self._settings[key] = float(options["leverage"])
         return refusal
 
+    def switch_mode(self, mode: str, leverage: float | None = None) -> Switch:
+        """Change the account mode with everything that is open, as far as the venue lets it at this date.
+
+        `leverage`: the setting of cross contracts when leaving portfolio margin. The answer has the account before and
+        after, and the reasons where it was refused; orders still to be submitted are judged in the new mode.
+        """
+        new = mode_named(mode)
+        answer = self.engine.switch_mode(new, leverage)
+        if answer.accepted:
+            if new.whole != self._mode.whole:
+                cash, cross = ("cash", "cross") if new.whole else ("cross", "cash")
+                for name, data in self._feeds.items():
+                    if self.instrument(data).is_spot and is_symbol(name):
+                        self.holdings.rename(PositionKey(name, cash, "net"), PositionKey(name, cross, "net"))
+            self._mode = new
+        return answer
+
     def add_margin(self, data: Any, amount: float) -> Refusal | None:
         """Move cash into (negative: out of) the margin of a leg's, or the feed's default, isolated position.
 
@@ -273,18 +293,18 @@ class MarginBroker(BackBroker):
         """Which position a feed or leg, with these order options, is about."""
         instrument = self.instrument(data)
         if instrument.is_spot:
-            default = "cross" if self._whole and is_symbol(instrument.symbol) else "cash"
+            default = "cross" if self._mode.whole and is_symbol(instrument.symbol) else "cash"
         else:
-            default = "cross" if self._whole else str(self.p.mode)
-        return position_key(data, instrument, options or {}, default, self.p.position_mode, self._whole)
+            default = "cross" if self._mode.whole else self._mode.name
+        return position_key(data, instrument, options or {}, default, self.p.position_mode, self._mode.whole)
 
     def in_coins(self, key: PositionKey, instrument: Instrument) -> bool:
         """True where coins change hands and no loan is taken out: in cash, and in cross of a whole account."""
-        return instrument.is_spot and (key.margin_mode == "cash" or (self._whole and key.margin_mode == "cross"))
+        return instrument.is_spot and (key.margin_mode == "cash" or (self._mode.whole and key.margin_mode == "cross"))
 
     def leverage_of(self, key: PositionKey) -> float:
         """The leverage setting orders of a position get unless they say otherwise; options know none."""
-        if key.symbol.endswith(("-C", "-P")) or (self.p.mode == "portfolio" and key.margin_mode == "cross"):
+        if key.symbol.endswith(("-C", "-P")) or (self._mode.name == "portfolio" and key.margin_mode == "cross"):
             return 1.0  # options know no setting, portfolio margin neither
         found = self._settings.get(key)
         if found is None:
@@ -549,6 +569,9 @@ class MarginBroker(BackBroker):
         walk(engine, bars, found, self.p.path, self.p.currency, self._step, self._fill)
         if self.pending:
             self._rest(bars)
+        while self._switches and self._switches[0].time <= engine.market.time:
+            switch = self._switches.pop(0)
+            self.switch_mode(switch.mode, switch.leverage)
         self._tell()
         self._revalue()
 

@@ -15,6 +15,7 @@ from typing import Any
 import backtrader as bt
 from backtrader.position import Position as BtPosition
 
+from bt_margin.errors import NotSupported
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.plugin.comminfo import MarginCommInfo, TradeInfo
@@ -40,6 +41,20 @@ class Holdings:
     def leg(self, key: PositionKey) -> Held:
         """One leg's position."""
         return self._legs.setdefault(key, Held())
+
+    def rename(self, old: PositionKey, new: PositionKey) -> None:
+        """A position goes on under another key: coins in cash and coins in cross are the same coins.
+
+        Raises NotSupported where a position of its own is there already.
+        """
+        if self.leg(new).size and self.leg(old).size:
+            raise NotSupported(f"{old.symbol}: coins are held in cash and in cross; sell one of them before the switch")
+        if self.leg(new).size:
+            return
+        if old in self._legs:
+            self._legs[new] = self._legs.pop(old)
+        if old in self._owned:
+            self._owned[new] = self._owned.pop(old)
 
     def charge(self, key: PositionKey, cost: float) -> None:
         """Funding or interest paid by a position, remembered by owner until it closes (stock's credit interest)."""

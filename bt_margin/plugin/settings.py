@@ -29,6 +29,7 @@ OWN: dict[str, Any] = {
     "interest": None,
     "borrow": None,
     "deleveraging": (),
+    "switches": (),
     "slippage": 0.0,
     "strict": False,
     "min_value": 1e-9,
@@ -50,6 +51,8 @@ def validate(p: Any) -> None:
     ):
         if getattr(p, name) not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(p, name)!r}")
+    for switch in p.switches:
+        mode_named(switch.mode)
     if p.mode == "portfolio" and p.position_mode != "net":
         raise InputError(f"position_mode: portfolio margin is one-way; expected net, found {p.position_mode!r}")
     for currency, amount in opening_balances(p).items():

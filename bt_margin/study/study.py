@@ -10,6 +10,7 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
+from bt_margin.engine.clock import ModeSwitch
 from bt_margin.errors import BtMarginError, Ineligible, InputError
 from bt_margin.model.assessment import iso
 from bt_margin.modes import MODES, mode_named
@@ -45,6 +46,7 @@ class Task:
     params: Mapping[str, Any] = field(default_factory=dict)
     interest: Mapping[str, float] = field(default_factory=dict)
     borrow: Mapping[str, Any] = field(default_factory=dict)
+    switches: tuple[ModeSwitch, ...] = ()
 
 
 class Study:
@@ -55,7 +57,8 @@ class Study:
     exposure capped by the tier, so that isolated posts half the equity and cross keeps the other half. `store`: a
     folder of downloaded history; its minutes are preferred to the embedded hourly figures where they cover a window.
     `interest`: yearly borrow rates by currency instead of the rules' own; `borrow`: choices of the modes whose account
-    stands behind its debts as a whole, as in the broker.
+    stands behind its debts as a whole, as in the broker; `switches`: scripted changes of the account mode, in every
+    cell.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Study:
         store: str = "",
         interest: Mapping[str, float] | None = None,
         borrow: Mapping[str, Any] | None = None,
+        switches: Sequence[ModeSwitch] = (),
     ) -> None:
         names = tuple(MODES) if modes == "all" else tuple([modes] if isinstance(modes, str) else modes)
         for name in names:
@@ -90,7 +94,7 @@ class Study:
             raise InputError("cash: expected some money to start with, found none; for example USDT=100000")
         self.tasks = [
             Task(strategy, name, window(span), float(leverage), balances, setting, rules_as_of, path, strict, store,
-                 interest=dict(interest or {}), borrow=dict(borrow or {}))
+                 interest=dict(interest or {}), borrow=dict(borrow or {}), switches=tuple(switches))
             for strategy, span, leverage, name in itertools.product(strategies, windows, leverages, names)
         ]
         self._check_settings()
@@ -194,6 +198,7 @@ def _replay(task: Task) -> RunResult:
     broker = MarginBroker(
         mode=task.mode, cash=dict(task.cash), leverage=leverage, rules_as_of=task.rules_as_of, path=task.path,
         strict=task.strict, interest=dict(task.interest) or None,
+        switches=task.switches,
         borrow=dict(task.borrow) if task.borrow and mode_named(task.mode).whole else None,
     )
     cerebro.broker = broker
