@@ -7,6 +7,7 @@ limits hold; without it the coin itself has to be there too. Source: rule book o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from bt_margin.engine import spot_margin
@@ -18,7 +19,7 @@ from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.modes import borrow, currencies, multi_currency
 from bt_margin.modes.assess import order_report
-from bt_margin.modes.base import Pool, judge
+from bt_margin.modes.base import MarginMode, Pool, judge
 from bt_margin.modes.valuation import order_price
 from bt_margin.rules.book import Rules
 
@@ -64,29 +65,27 @@ def report(account: Account, order: Order, market: Market, rules: Rules) -> Orde
     return row
 
 
-def _pool(account: Account, order: Order | None) -> Pool:
+def pool_with(account: Account, order: Order | None, mode: MarginMode) -> Pool:
+    """The one pool of a whole account with one more order in it."""
     trial = Account(position_mode=account.position_mode)
     trial.balances, trial.positions = account.balances, account.positions
-    trial.borrowing, trial.accrued = account.borrowing, account.accrued
+    trial.borrowing, trial.accrued, trial.spot_use = account.borrowing, account.accrued, account.spot_use
     trial.orders = {**account.orders, **({} if order is None else {order.id: order})}
-    (pool,) = multi_currency.pools(trial)
+    (pool,) = mode.pools(trial)
     return pool
 
 
-def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    before, after = _pool(account, None), _pool(account, order)
-    now = {row.currency: row for row in currencies.lines(before, market, rules)}
-    then = {row.currency: row for row in currencies.lines(after, market, rules)}
-    more = {
-        name: float(row.potential_borrow) for name, row in then.items()
-        if float(row.potential_borrow) > (float(now[name].potential_borrow) if name in now else 0.0) + TINY
-    }
-    short = _own_funds(account, order, now, market, rules)
-    if short is not None:
-        return short
-    for name, amount in sorted(more.items()):
+def may_owe(
+    account: Account, now: Iterable[currencies.Line], then: Iterable[currencies.Line], rules: Rules
+) -> Refusal | None:
+    """Why no more may be owed of some currency than is already; None where that is fine."""
+    owed = {row.currency: float(row.potential_borrow) for row in now}
+    for row in then:
+        name, amount = row.currency, float(row.potential_borrow)
+        if amount <= owed.get(name, 0.0) + TINY:
+            continue
         if not account.borrowing.auto:
-            return Refusal(f"insufficient {name}, and auto-borrow is not enabled (51008)", amount, name)
+            return Refusal(f"insufficient {name}, and auto-borrow is not enabled (51008, 1003)", amount, name)
         if name in account.borrowing.collateral_off:
             return Refusal(f"{name} is switched off as collateral and cannot be borrowed", amount, name)
         try:
@@ -95,6 +94,16 @@ def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Ord
             return Refusal(f"{name} cannot be borrowed: {error}", amount, name)
         if why:
             return Refusal(why, over, name)
+    return None
+
+
+def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+    before, after = (pool_with(account, one, multi_currency.MULTI_CURRENCY) for one in (None, order))
+    now, then = currencies.lines(before, market, rules), currencies.lines(after, market, rules)
+    refusal = _own_funds(account, order, {row.currency: row for row in now}, market, rules)
+    refusal = refusal or may_owe(account, now, then, rules)
+    if refusal is not None:
+        return refusal
     judged, was = judge(after, market, rules), judge(before, market, rules)
     free = float(judged.equity) - float(judged.initial)
     idle = float(was.equity) - float(was.initial)

@@ -262,15 +262,24 @@ def largest_affordable(
 Gate = Callable[[Account, Order, Market, Rules], "Order | Refusal"]
 
 
-def largest_taken(gate: Gate, account: Account, order: Order, market: Market, rules: Rules) -> float:
-    """The largest size up to the order's own that a gate lets pass, in whole lots: bisection over the gate itself."""
-    low, high = 0.0, order.instrument.floor(order.size)
+def largest_taken(
+    gate: Gate, account: Account, order: Order, market: Market, rules: Rules, beyond: bool = False
+) -> float:
+    """The largest size that a gate lets pass, in whole lots, by bisection over the gate itself: up to the order's own,
+    or `beyond` it."""
+    instrument = order.instrument
+
+    def refused(size: float) -> bool:
+        return size > 0 and isinstance(gate(account, replace(order, size=size), market, rules), Refusal)
+
+    low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
+    while beyond and not refused(high) and high < 1e15:
+        low, high = high, instrument.floor(high * 2)
     for _ in range(200):
-        middle = order.instrument.floor((low + high) / 2)
+        middle = instrument.floor((low + high) / 2)
         if middle in (low, high):
             break
-        refused = isinstance(gate(account, replace(order, size=middle), market, rules), Refusal)
-        low, high = (low, middle) if refused else (middle, high)
+        low, high = (low, middle) if refused(middle) else (middle, high)
     return low
 
 

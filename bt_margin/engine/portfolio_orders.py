@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bt_margin.engine.orders import Refusal, all_of_it, listed
+from bt_margin.engine.credit import may_owe, pool_with
+from bt_margin.engine.orders import Refusal, all_of_it, largest_taken, listed
 from bt_margin.engine.spot_margin import prepare
 from bt_margin.errors import NoRuleInForce
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountReport, OrderReport
 from bt_margin.model.market import Market
-from bt_margin.modes import borrow, currencies
+from bt_margin.modes import currencies
 from bt_margin.modes.assess import order_report
-from bt_margin.modes.base import Pool, judge
+from bt_margin.modes.base import judge
 from bt_margin.modes.portfolio import PORTFOLIO
 from bt_margin.modes.portfolio_report import limit
 from bt_margin.rules.book import Rules
 
 TINY = 1e-9
-_ENDLESS = 1e15
 
 
 def accepts(
@@ -65,21 +65,8 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
 
 
 def largest(account: Account, order: Order, market: Market, rules: Rules) -> float:
-    """The largest size of this order that would be taken, in whole lots: bisection over the check itself."""
-    instrument = order.instrument
-
-    def fits(size: float) -> bool:
-        return size <= 0 or not isinstance(check(account, replace(order, size=size), market, rules), Refusal)
-
-    low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
-    while fits(high) and high < _ENDLESS:
-        low, high = high, instrument.floor(high * 2)
-    for _ in range(200):
-        middle = instrument.floor((low + high) / 2)
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    """The largest size of this order that would be taken, in whole lots, beyond its own if need be."""
+    return largest_taken(check, account, order, market, rules, beyond=True)
 
 
 def report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
@@ -119,32 +106,11 @@ def _within_limit(account: Account, order: Order, rules: Rules) -> Refusal | Non
                    largest_size=max(0.0, order.instrument.floor(most - held - rests)))
 
 
-def _pool(account: Account, order: Order | None) -> Pool:
-    trial = Account(position_mode=account.position_mode)
-    trial.balances, trial.positions = account.balances, account.positions
-    trial.borrowing, trial.accrued, trial.spot_use = account.borrowing, account.accrued, account.spot_use
-    trial.orders = {**account.orders, **({} if order is None else {order.id: order})}
-    (pool,) = PORTFOLIO.pools(trial)
-    return pool
-
-
 def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    before, after = _pool(account, None), _pool(account, order)
-    now = {row.currency: row for row in currencies.lines(before, market, rules)}
-    for row in currencies.lines(after, market, rules):
-        amount = float(row.potential_borrow)
-        was = float(now[row.currency].potential_borrow) if row.currency in now else 0.0
-        if amount <= was + TINY:
-            continue
-        if not account.borrowing.auto:
-            return Refusal(f"insufficient {row.currency}, and auto-borrow is not enabled (51008, 1003)", amount - was,
-                           row.currency)
-        try:
-            why, over = borrow.excess(row.currency, amount, account.borrowing.leverage, rules)
-        except NoRuleInForce as error:
-            return Refusal(f"{row.currency} cannot be borrowed: {error}", amount, row.currency)
-        if why:
-            return Refusal(why, over, row.currency)
+    before, after = pool_with(account, None, PORTFOLIO), pool_with(account, order, PORTFOLIO)
+    refusal = may_owe(account, currencies.lines(before, market, rules), currencies.lines(after, market, rules), rules)
+    if refusal is not None:
+        return refusal
     then, earlier = judge(after, market, rules), judge(before, market, rules)
     equity, initial = float(then.equity), float(then.initial)
     way = rules.portfolio_orders.order_check
