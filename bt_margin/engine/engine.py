@@ -50,6 +50,7 @@ from bt_margin.modes.conversion import repay_above_quota
 from bt_margin.modes.cross import CROSS
 from bt_margin.modes.distance import distance, may_be_nearer
 from bt_margin.modes.isolated import pool_name
+from bt_margin.modes.reach import close_in
 from bt_margin.rules.book import RuleBook, Rules
 from bt_margin.rules.credit import HOURS_A_YEAR, RateSeries
 from bt_margin.rules.tables import Evidence
@@ -495,7 +496,7 @@ class MarginEngine:
         level; infinity when it does not.
 
         Equity and requirement of linear contracts are straight lines along a leg, so the secant through both ends
-        meets the level; bisection takes over where rounding leaves it a hair short.
+        meets the level; elsewhere secants and halves take turns until the point is closed in on.
         """
         liquidation = self.rules.liquidation
         level = liquidation.liquidation_ratio if pool.name in self._warned else liquidation.warning_ratio
@@ -518,11 +519,7 @@ class MarginEngine:
         start = gap(0.0)
         if start <= 0:
             return 0.0
-        low, high, share = 0.0, reach, reach * start / (start - end)
-        for _ in range(60):
-            low, high = (low, share) if gap(share) <= 0 else (share, high)
-            share = (low + high) / 2
-        return high
+        return close_in(lambda share: gap(float(share)), 0.0, start, reach, end)
 
     def _known(self, pool: Pool, target: Market) -> tuple[float, Judgement]:
         """How much of the way the rules can judge the pool, nearly always all of it, and the pool there.

@@ -82,7 +82,7 @@ def nearest_zero(
             if len(changed):
                 i = int(changed[0])
                 before = (near, at_near) if i == 0 else (float(moves[i - 1]), float(values[i - 1]))
-                found.append(_close_in(value, *before, float(moves[i]), float(values[i])))
+                found.append(close_in(value, *before, float(moves[i]), float(values[i])))
                 break
             if error is not None:
                 end = end or (float(moves[len(values)]), error)
@@ -115,8 +115,9 @@ def _known(value: Callable[[Number], Number], moves: NDArray[np.float64]) -> tup
         return np.concatenate([first, second]), stopped
 
 
-def _close_in(value: Callable[[Number], Number], a: float, fa: float, b: float, fb: float) -> float:
-    """Where a piecewise straight function crosses zero, between a and b; a jump across zero counts as a crossing."""
+def close_in(value: Callable[[Number], Number], a: float, fa: float, b: float, fb: float) -> float:
+    """Where a piecewise straight function crosses zero, between a and b, on b's side of it; a jump across zero counts
+    as a crossing."""
     if a == b or fb == 0.0:
         return b
     for turn in range(120):
