@@ -100,7 +100,7 @@ def may_owe(
 def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
     before, after = (pool_with(account, one, multi_currency.MULTI_CURRENCY) for one in (None, order))
     now, then = currencies.lines(before, market, rules), currencies.lines(after, market, rules)
-    refusal = _own_funds(account, order, {row.currency: row for row in now}, market, rules)
+    refusal = own_funds(account, order, {row.currency: row for row in now}, market, rules)
     refusal = refusal or may_owe(account, now, then, rules)
     if refusal is not None:
         return refusal
@@ -113,7 +113,7 @@ def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Ord
     return Refusal("adjusted equity in USD is less than initial margin (51008)", -free, "USD")
 
 
-def _own_funds(
+def own_funds(
     account: Account, order: Order, now: dict[str, currencies.Line], market: Market, rules: Rules
 ) -> Refusal | None:
     """What has to be there besides: balance for premiums, isolated margin and spot orders in `cash` mode; without

@@ -37,7 +37,7 @@ def charge_hour(account: Account, pools: Callable[[Account], tuple[Pool, ...]], 
     """A full hour strikes: what accrued at the last one is deducted from the balances, then what is owed now is charged
     an hour at `rate(currency, time)`, which leaves the balance alone until the next hour."""
     for currency in sorted(account.accrued):
-        _deduct(account, currency, time)
+        deduct(account, currency, time)
     (pool,) = pools(account)
     lines = currencies.lines(pool, market, rules)
     equities = {line.currency: float(line.equity) for line in lines}
@@ -57,7 +57,7 @@ def convert(account: Account, wanted: Convert, market: Market, rules: Rules, sli
     in a liquidation, the penalty, which goes to the insurance fund. Everything is scaled down to what there is."""
     taker, time = rules.fees("margin").taker, market.time
     for currency in (wanted.sell, wanted.buy):
-        _deduct(account, currency, time)  # it is part of what is owed
+        deduct(account, currency, time)  # it is part of what is owed
     penalty, fee = conversion.gross(wanted, conversion.penalty_rate(wanted, rules), taker)
     price = float(market.usd(wanted.sell)) / float(market.usd(wanted.buy))
     price *= (1.0 - slippage) ** conversion.legs(wanted.sell, wanted.buy)
@@ -85,14 +85,14 @@ def write_off(account: Account, time: int) -> dict[str, float]:
     for currency in sorted(account.balances):
         if account.balance(currency) - account.accrued.get(currency, 0.0) >= 0:
             continue
-        _deduct(account, currency, time)
+        deduct(account, currency, time)
         owed = -account.balance(currency)
         account.apply(Entry(time, EntryKind.CLAWBACK, currency, cash=owed, fund=-owed, note=WRITTEN_OFF))
         paid[currency] = owed
     return paid
 
 
-def _deduct(account: Account, currency: str, time: int) -> None:
+def deduct(account: Account, currency: str, time: int) -> None:
     """What accrued leaves the balance."""
     due = account.accrued.get(currency, 0.0)
     if due:

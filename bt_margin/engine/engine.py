@@ -127,9 +127,16 @@ class MarginEngine:
         why = tuple(switching.reasons(self.account, old, new, self.equity_usd(), leverage, self.rules))
         if not why:
             trial = switching.converted(self.account, leverage)
-            after = assess(trial, new, self.market, self.rules)
-            why = tuple(switching.margin_reasons(trial, new, self.market, self.rules))
+            try:
+                if new.whole:
+                    credit.check_choices(trial, self.rules)
+                after = assess(trial, new, self.market, self.rules)
+                why = tuple(switching.margin_reasons(trial, new, self.market, self.rules))
+            except InputError as error:  # no rule, no price, a choice that the new mode does not know
+                after, why = None, (str(error),)
         if not why:
+            for currency in sorted(self.account.accrued) if not new.whole else ():
+                debts.deduct(self.account, currency, self.market.time)
             for key, position in trial.positions.items():
                 if position.leverage != self.account.positions[key].leverage:
                     self.account.apply(Entry(self.market.time, EntryKind.TRANSFER, position.currency, key=key,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bt_margin.engine.credit import may_owe, pool_with
-from bt_margin.engine.orders import Refusal, all_of_it, largest_taken, listed
+from bt_margin.engine.credit import may_owe, own_funds, pool_with
+from bt_margin.engine.orders import Refusal, all_of_it, largest_taken, listed, within_tiers
 from bt_margin.engine.spot_margin import prepare
 from bt_margin.errors import NoRuleInForce
 from bt_margin.model.account import Account, Order
@@ -61,6 +61,12 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         if held <= 0:
             return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
         order = replace(order, size=min(order.size, held))
+    if order.margin_mode == "isolated":  # on its own: tiers, leverage, and margin that is there, not borrowed
+        now = {row.currency: row for row in currencies.lines(pool_with(account, None, PORTFOLIO), market, rules)}
+        refusal = None if order.closes else within_tiers(account, order, market, rules)
+        refusal = refusal or (None if order.closes else own_funds(account, order, now, market, rules))
+        if refusal is not None:
+            return refusal
     return _within_limit(account, order, rules) or _afford(account, order, market, rules)
 
 

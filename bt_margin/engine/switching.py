@@ -54,12 +54,12 @@ def reasons(account: Account, old: MarginMode, new: MarginMode, worth: float, le
     owed = sorted(c for c, x in account.balances.items() if x < account.accrued.get(c, 0.0))
     if owed and not new.whole:
         yield f"{', '.join(owed)} is owed: repay it"
+    if new.name == "portfolio" and account.position_mode != "net":
+        yield "the account is in hedge mode: portfolio margin is one-way"
     for position in account.positions.values():
         name = f"{position.symbol} {position.margin_mode}"
         if isinstance(position, MarginPosition) and position.margin_mode == "cross" and new.whole:
             yield f"{name}: a loan of its own: close it"
-        if position.side != "net" and new.name == "portfolio":
-            yield f"{name} {position.side}: portfolio margin is one-way"
         if position.margin_mode == "isolated" and not _takes_isolated(position, new, rules):
             yield f"{name}: {new.name} margin takes no isolated positions then"
     if old.name == "portfolio" and new.name != "portfolio":

@@ -55,8 +55,8 @@ def stablecoin_hedge(pool: Pool, market: Market, rules: Rules) -> tuple[Reductio
 
 
 def dynamic_delta_hedge(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
-    """DDH2: in a unit with options whose MR1 is the largest charge, the nearest contract held is traded toward no
-    delta, a slice of the net delta at a time."""
+    """DDH2: in a unit with options whose MR1 is the largest charge, the nearest contract that drives the delta is
+    reduced, a slice of the net delta at a time. The venue may also open a hedge; that is not built."""
     row = rules.portfolio_ladder
     if "dynamic_delta_hedge" not in row.steps:
         return ()
@@ -68,8 +68,11 @@ def dynamic_delta_hedge(pool: Pool, market: Market, rules: Rules) -> tuple[Reduc
         held = _contracts(unit)
         for place in sorted(range(len(held)), key=lambda i: (contracts.expiry[i], held[i].key)):
             position = held[place]
+            if float(contracts.delta[place]) * net <= 0:
+                continue  # it would grow: only what is held is reduced here
             each = float(contracts.delta[place]) / position.size
-            size = _lots(position, abs(net) * row.hedge_slice / each, abs(net) / each)
+            most = min(abs(net) / each, abs(position.size))
+            size = _lots(position, abs(net) * row.hedge_slice / each, most)
             if size:
                 change = {position.key: -float(np.sign(net)) * size}
                 if _relieves(pool, change, market, rules):

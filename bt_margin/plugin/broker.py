@@ -103,6 +103,7 @@ class MarginBroker(BackBroker):
         self._account = Account({k: float(v) for k, v in balances.items()}, self.p.position_mode)
         self._account.borrowing = borrowing(self.p)
         self._mode = mode_named(self.p.mode)
+        self._kept: dict[str, str] = {}  # margin mode of positions that were open when the account mode changed
         self._switches = sorted(self.p.switches, key=lambda switch: switch.time)
         self._available = float(balances.get(self.p.currency, 0.0))
         self._feeds: dict[str, Any] = {}
@@ -255,6 +256,10 @@ class MarginBroker(BackBroker):
                     if self.instrument(data).is_spot and is_symbol(name):
                         self.holdings.rename(PositionKey(name, cash, "net"), PositionKey(name, cross, "net"))
             self._mode = new
+            for key, position in self._account.positions.items():
+                if not position.instrument.is_spot:
+                    self._kept[key.symbol] = key.margin_mode
+                    self._settings[key] = position.leverage
         return answer
 
     def add_margin(self, data: Any, amount: float) -> Refusal | None:
@@ -296,6 +301,10 @@ class MarginBroker(BackBroker):
             default = "cross" if self._mode.whole and is_symbol(instrument.symbol) else "cash"
         else:
             default = "cross" if self._mode.whole else self._mode.name
+            kept = self._kept.get(instrument.symbol)
+            if kept is not None and any((k.symbol, k.margin_mode) == (instrument.symbol, kept)
+                                        for k in self._account.positions):
+                default = kept  # a position from before a switch is what `close` means
         return position_key(data, instrument, options or {}, default, self.p.position_mode, self._mode.whole)
 
     def in_coins(self, key: PositionKey, instrument: Instrument) -> bool:
@@ -641,7 +650,8 @@ class MarginBroker(BackBroker):
             self._resting.pop(wanted.id, None)
             self._refused(order, booked)
         else:
-            self._settings[wanted.key] = wanted.leverage
+            if not (self._mode.name == "portfolio" and wanted.margin_mode == "cross"):
+                self._settings[wanted.key] = wanted.leverage
             if wanted.id in self._account.orders:
                 self._resting[wanted.id] = order
             whole = instrument.snap(abs(order.executed.remsize) - size) <= 0

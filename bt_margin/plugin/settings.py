@@ -64,7 +64,8 @@ def validate(p: Any) -> None:
             raise InputError(
                 f"interest: expected yearly rates of zero or more, or a RateSeries, found {currency}={rate!r}"
             )
-    if p.borrow is not None and not mode_named(p.mode).whole:
+    modes = (p.mode, *(switch.mode for switch in p.switches))
+    if p.borrow is not None and not any(mode_named(mode).whole for mode in modes):
         raise InputError(f"borrow: only where the account stands behind its debts as a whole, found mode {p.mode!r}")
     borrowing(p)
     if not 0 <= p.slippage < 1:

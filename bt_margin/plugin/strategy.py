@@ -48,10 +48,10 @@ class HoldOnce(MarginStrategy):
             book = {self.getdatabyname(symbol): size for symbol, size in self.sizes.items() if size}
             refusal, share = self.broker.preview(book)
             if refusal is not None:
-                self.refused = (
-                    f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; "
-                    f"the whole book could open at {share * self.p.leverage:.3g}x of the {self.p.leverage:g}x asked"
-                )
+                most = share * self.p.leverage
+                could = (f"the whole book could open at {most:.3g}x of the {self.p.leverage:g}x asked"
+                         if share > 1e-3 else "nothing of it could open")
+                self.refused = f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; {could}"
                 self.finished = True
                 return
             for symbol, size in self.sizes.items():

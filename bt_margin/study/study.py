@@ -199,7 +199,8 @@ def _replay(task: Task) -> RunResult:
         mode=task.mode, cash=dict(task.cash), leverage=leverage, rules_as_of=task.rules_as_of, path=task.path,
         strict=task.strict, interest=dict(task.interest) or None,
         switches=task.switches,
-        borrow=dict(task.borrow) if task.borrow and mode_named(task.mode).whole else None,
+        borrow=dict(task.borrow) if task.borrow and any(
+            mode_named(mode).whole for mode in (task.mode, *(switch.mode for switch in task.switches))) else None,
     )
     cerebro.broker = broker
     label, history = _history(task, symbols)

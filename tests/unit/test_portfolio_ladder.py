@@ -55,14 +55,17 @@ def test_a_depeg_of_the_stablecoin_leg_closes_the_stablecoin_hedge_first() -> No
 
 
 def test_options_are_hedged_by_delta() -> None:
-    held = pool([(OPTIONS[0], -3_000.0), (SWAP, 100.0)], {"USDT": 1e6})
+    calm = {"mr6_factor": 0.33, "BTC.mr6_factor": 0.33}
+    against = pool([(OPTIONS[0], -3_000.0), (SWAP, 100.0)], {"USDT": 1e6})
+    assert first(against, market(), **calm)[0] == "general_reduction"  # a long would have to grow: not built
+    held = pool([(OPTIONS[0], -3_000.0), (SWAP, -100.0)], {"USDT": 1e6})
     assert first(held, market())[0] == "general_reduction"  # 24 % up hurts most: MR6
     name, answer = first(held, market(), mr6_factor=0.33, **{"BTC.mr6_factor": 0.33})
     assert name == "dynamic_delta_hedge"
     (trade,) = answer
     assert isinstance(trade, Close)
     assert trade.key.symbol == SWAP
-    assert trade.size > 0  # short calls: the perpetual is bought, more than was held
+    assert 0 < trade.size <= 100  # short calls: the short perpetual is bought back, no more than is held
     assert float(needs(done(held, answer, market())).maintenance) < float(needs(held).maintenance)
 
 

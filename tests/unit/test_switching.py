@@ -135,3 +135,63 @@ def test_a_scripted_switch_in_cerebro_keeps_positions_and_closes_trades() -> Non
 def test_an_unknown_mode_in_a_script_is_refused_at_once() -> None:
     with pytest.raises(InputError, match="mode: expected one of"):
         MarginBroker(mode="cross", switches=[ModeSwitch(0, "folio")])
+
+
+class Reverse(bt.Strategy):
+    """Buys before the account mode changes, closes after it."""
+
+    def next(self) -> None:
+        if len(self) == 2:
+            self.buy(size=50)
+        if len(self) == 100:
+            self.buy(size=10)
+        if len(self) == 150:
+            self.close()
+
+
+@pytest.mark.parametrize(("old", "new"), [("isolated", "cross"), ("isolated", "portfolio"), ("cross", "isolated"),
+                                          ("portfolio", "cross")])
+def test_what_was_open_before_a_switch_is_what_close_closes(old: str, new: str) -> None:
+    start = parse_time("2025-10-05", "start")
+    cerebro = bt.Cerebro(stdstats=False)
+    cerebro.broker = MarginBroker(mode=old, cash=200_000.0, leverage=10,
+                                  switches=[ModeSwitch(start + 40 * 3_600_000, new, 10.0)])
+    for feed in feeds.from_samples("2025-10-10", [SWAP]):
+        cerebro.adddata(feed)
+    cerebro.addstrategy(Reverse)
+    (done,) = cerebro.run()
+    assert not [e for e in cerebro.broker.events if e.name == "Refused"]
+    assert not cerebro.broker.engine.account.positions
+    assert not cerebro.broker.getposition(done.data).size
+
+
+def test_choices_about_borrowing_and_interest_due_go_along() -> None:
+    at = engine("multi-currency", {"BTC": 2.0, "USDT": 50_000.0})
+    at.account.accrued["USDT"] = 0.5
+    assert at.switch_mode(MODES["cross"]).accepted
+    assert at.account.balance("USDT") == 49_999.5
+    assert not at.account.accrued["USDT"]
+    MarginBroker(mode="cross", cash=1e5, borrow={"auto": False}, switches=[ModeSwitch(0, "multi-currency")])
+    with pytest.raises(InputError, match="borrow"):
+        MarginBroker(mode="cross", cash=1e5, borrow={"auto": False})
+
+
+def test_a_mode_that_cannot_judge_the_account_refuses_it() -> None:
+    at = engine("cross", {"USDT": 50_000.0, "XYZ": 10.0})
+    at.market = Market(at.market.time, at.market.marks, at.market.lasts, {**at.market.indexes, "XYZ/USD": 1.0})
+    answer = at.switch_mode(MODES["multi-currency"])
+    assert (answer.accepted, answer.after, at.events[-1].name) == (False, None, "ModeSwitched")
+    assert "discounts: XYZ" in answer.reasons[0]
+    hedged = engine("cross", {"USDT": 50_000.0}, hedge=True)
+    assert "hedge mode" in hedged.switch_mode(MODES["portfolio"]).reasons[0]
+
+
+def test_an_isolated_position_in_portfolio_margin_has_its_own_limits() -> None:
+    at = engine("portfolio", {"USDT": 1e6})
+    def asked(size: float, leverage: float, e: MarginEngine = at) -> str:
+        answer = e.check(Order(7, e.rules.instrument(SWAP), "buy", size, None, "isolated", "net", leverage))
+        return answer.reason if isinstance(answer, Refusal) else ""
+
+    assert "59102" in asked(100.0, 500.0)
+    assert asked(10.0, 10.0) == ""
+    assert "available balance" in asked(100.0, 10.0, engine("portfolio", {"BTC": 10.0}))
