@@ -16,6 +16,7 @@ import numpy as np
 
 from bt_margin.engine import credit, portfolio_orders
 from bt_margin.engine import orders as order_rules
+from bt_margin.engine.switching import least_equity, takes_isolated
 from bt_margin.engine.what_if import WhatIf, traded
 from bt_margin.errors import BtMarginError, InputError, MissingPrice, NoRuleInForce, NotSupported
 from bt_margin.model.account import MARGIN_MODES, Account, Order, Position
@@ -194,10 +195,8 @@ class PositionBuilder:
             account.place(order)
         report = assess(account, mode_named(mode), market, self._rules, (), rows)
         unusual = spot_margin_rules.unusual_collateral(account.positions.values(), self._rules)
-        if mode == _PORTFOLIO:
-            unusual += portfolio_orders.eligibility_notes(report, self._rules)
-        elif mode in _BORROWING and report.account.equity_usd < self._rules.multi_currency.min_equity:
-            least = self._rules.multi_currency.min_equity
+        least = least_equity(mode_named(mode), self._rules)
+        if report.account.equity_usd < least:
             unusual.append(f"{mode}: an account needs {least:,.10g} USD to enter, this one has "
                            f"{report.account.equity_usd:,.2f}")
         return replace(report, warnings=(*report.warnings, *unusual))
@@ -320,7 +319,9 @@ class PositionBuilder:
                 )
         for i, row in enumerate(self._book.positions):
             position = self._position(row, f"positions[{i}]", account, mode)
-            if position.margin_mode == "isolated" and not self._takes_isolated(position, mode):
+            if position.margin_mode == "isolated" and not takes_isolated(
+                position, mode_named(mode), self._rules
+            ):
                 raise _Refused(f"positions[{i}].margin_mode: {mode} margin takes no isolated positions any "
                                "more at that time (50072)")
             if mode == _PORTFOLIO and position.margin_mode == "cross" and position.side != "net":
@@ -333,11 +334,6 @@ class PositionBuilder:
         if mode in _BORROWING:
             credit.check_choices(account, self._rules)
         return account
-
-    def _takes_isolated(self, position: Position, mode: str) -> bool:
-        if mode == _PORTFOLIO:
-            return not isinstance(position, MarginPosition) or self._rules.portfolio_account.isolated_loans
-        return mode not in _BORROWING or self._rules.multi_currency.isolated
 
     def _take_spot_use(self, account: Account) -> None:
         """The book's choices about spot in use, each checked."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from bt_margin.engine import spot_margin
-from bt_margin.engine.orders import Refusal, all_of_it, listed, opening, within_tiers
+from bt_margin.engine.orders import Refusal, all_of_it, cut_to_position, listed, opening, within_tiers
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import OrderReport
@@ -47,12 +47,10 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
             return Refusal(answer)
         order = answer
     elif order.closes:
-        position = account.positions.get(order.key)
-        held = 0.0 if position is None else -position.size * order.sign
-        if held <= 0:
-            return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
-        order = replace(order, size=min(order.size, held))
-        return _afford(account, order, market, rules) if order.instrument.is_option else order
+        closing = cut_to_position(account, order)
+        if isinstance(closing, Refusal) or not order.instrument.is_option:
+            return closing
+        return _afford(account, closing, market, rules)
     return within_tiers(account, order, market, rules) or _afford(account, order, market, rules)
 
 
@@ -67,10 +65,9 @@ def report(account: Account, order: Order, market: Market, rules: Rules) -> Orde
 
 def pool_with(account: Account, order: Order | None, mode: MarginMode) -> Pool:
     """The one pool of a whole account with one more order in it."""
-    trial = Account(position_mode=account.position_mode)
-    trial.balances, trial.positions = account.balances, account.positions
-    trial.borrowing, trial.accrued, trial.spot_use = account.borrowing, account.accrued, account.spot_use
-    trial.orders = {**account.orders, **({} if order is None else {order.id: order})}
+    trial = account.copy()
+    if order is not None:
+        trial.place(order)
     (pool,) = mode.pools(trial)
     return pool
 

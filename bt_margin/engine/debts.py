@@ -14,7 +14,7 @@ from bt_margin.model.account import Account
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
 from bt_margin.modes import borrow, conversion, currencies
-from bt_margin.modes.base import Convert, Pool
+from bt_margin.modes.base import Convert, MarginMode
 from bt_margin.rules.book import Rules
 
 CONVERSION = "conversion"
@@ -32,13 +32,13 @@ class Conversion(NamedTuple):
     penalty: float
 
 
-def charge_hour(account: Account, pools: Callable[[Account], tuple[Pool, ...]], time: int,
-                rate: Callable[[str, int], float], market: Market, rules: Rules) -> None:
+def charge_hour(account: Account, mode: MarginMode, time: int, rate: Callable[[str, int], float], market: Market,
+                rules: Rules) -> None:
     """A full hour strikes: what accrued at the last one is deducted from the balances, then what is owed now is charged
     an hour at `rate(currency, time)`, which leaves the balance alone until the next hour."""
     for currency in sorted(account.accrued):
         deduct(account, currency, time)
-    (pool,) = pools(account)
+    (pool,) = mode.pools(account)
     lines = currencies.lines(pool, market, rules)
     equities = {line.currency: float(line.equity) for line in lines}
     for line in lines:

@@ -105,7 +105,7 @@ class MarginEngine:
         self._warned: set[str] = set()
         self._judged: tuple[int, tuple[int, ...]] = self._state()
         self._references = References()
-        self._owed = {c for c, amount in account.balances.items() if amount < 0}
+        self._owed = account.owed()
         if mode.whole:
             credit.check_choices(account, self.rules)
 
@@ -159,7 +159,7 @@ class MarginEngine:
     @property
     def at_risk(self) -> bool:
         """True while something may be liquidated or may fall due: positions, or debts of a whole account."""
-        return bool(self.account.positions) or (self.mode.whole and self.account.owes())
+        return bool(self.account.positions) or (self.mode.whole and bool(self.account.owed()))
 
     def trades_coins(self, order: Order) -> bool:
         """True for an order by which coins change hands without a loan of its own."""
@@ -170,7 +170,7 @@ class MarginEngine:
     def available(self, currency: str) -> float:
         """What may still open positions in a currency, never below zero; of a whole account its free margin."""
         if self.mode.whole:
-            (pool,) = self._account_pool()
+            pool = self._account_pool()
             return max(0.0, available(pool, self.market, self.rules)) / float(self.market.usd(currency))
         for pool in CROSS.pools(self.account):
             if pool.currency == currency:
@@ -181,7 +181,7 @@ class MarginEngine:
         """Cash of a currency that may become isolated margin or leave: it is there, and nothing needs it."""
         if not self.mode.whole:
             return min(self.available(currency), self.account.balance(currency))
-        (pool,) = self._account_pool()
+        pool = self._account_pool()
         line = next((x for x in currencies.lines(pool, self.market, self.rules) if x.currency == currency), None)
         if line is None:
             return 0.0
@@ -201,7 +201,7 @@ class MarginEngine:
         """What each currency of a whole account is worth and counts for now; empty where currencies stand alone."""
         if not self.mode.whole:
             return {}
-        (pool,) = self._account_pool()
+        pool = self._account_pool()
         return collateral(pool, self.market, self.rules)
 
     def take_lowest(self) -> float | None:
@@ -234,9 +234,10 @@ class MarginEngine:
         """Every pool that can be liquidated, isolated ones first."""
         return [pool for pool in account_pools(self.account, self.mode) if pool.at_risk]
 
-    def _account_pool(self, account: Account | None = None) -> tuple[Pool, ...]:
+    def _account_pool(self) -> Pool:
         """The one pool of a whole account."""
-        return tuple(self.mode.pools(self.account if account is None else account))
+        (pool,) = self.mode.pools(self.account)
+        return pool
 
     # -- orders -------------------------------------------------------------------------------------------------
 
@@ -285,11 +286,7 @@ class MarginEngine:
         gate = _GATES.get(self.mode.name, order_rules.check)
 
         def first(share: float) -> Refusal | None:
-            account = Account(position_mode=self.account.position_mode)
-            account.balances, account.positions = self.account.balances, self.account.positions
-            account.borrowing, account.accrued = self.account.borrowing, self.account.accrued
-            account.spot_use = self.account.spot_use
-            account.orders = dict(self.account.orders)
+            account = self.account.copy()
             for order in orders:
                 size = order.instrument.floor(order.size * share)
                 if size <= 0:
@@ -565,7 +562,7 @@ class MarginEngine:
                 elif isinstance(cause, InterestHour):
                     self._charge_interest(time, key)
                 elif isinstance(cause, DebtHour):
-                    debts.charge_hour(self.account, self._account_pool, time, self._hourly, self.market, self.rules)
+                    debts.charge_hour(self.account, self.mode, time, self._hourly, self.market, self.rules)
                 elif isinstance(cause, Deleveraging):
                     self._deleverage(time, key, cause)
                 else:
@@ -605,11 +602,11 @@ class MarginEngine:
         """Say when a balance of a whole account falls below zero, and when it is made good."""
         if not self.mode.whole:
             return
-        owed = {c for c, amount in self.account.balances.items() if amount < self.account.accrued.get(c, 0.0)}
+        owed = self.account.owed()
         if owed == self._owed:
             return
         report, time = self.assess(), self.market.time
-        (pool,) = self._account_pool()
+        pool = self._account_pool()
         for currency in sorted(owed - self._owed):
             self.events.append(Borrowed(time, pool.name, report, currency, -self.account.balance(currency)))
         self.events += [Repaid(time, pool.name, report, currency) for currency in sorted(self._owed - owed)]
@@ -667,7 +664,7 @@ class MarginEngine:
     def _pool_of(self, position: Position) -> str:
         if position.margin_mode == "isolated":
             return pool_name(position)
-        return self._account_pool()[0].name if self.mode.whole else position.currency
+        return self._account_pool().name if self.mode.whole else position.currency
 
     # -- risk control -------------------------------------------------------------------------------------------
 
@@ -701,7 +698,7 @@ class MarginEngine:
 
     def _repay_above_quota(self) -> bool:
         """Forced repayment of a debt beyond its free quota, where nothing is borrowed by itself. True: some was."""
-        (pool,) = self._account_pool()
+        pool = self._account_pool()
         wanted = repay_above_quota(pool, self.market, self.rules) if pool.at_risk else ()
         for one in wanted:
             self._convert(pool, one, self.assess())
@@ -851,7 +848,7 @@ class MarginEngine:
     def _note_distance(self, pool: Pool, judgement: Judgement) -> None:
         """Remember the first and the lowest distance to liquidation of the run (per cent)."""
         low = self.min_distance
-        if not pool.positions and not (pool.holdings is not None and pool.holdings.owe):
+        if not pool.positions and not (pool.holdings is not None and pool.holdings.owed()):
             return  # orders alone: nothing is held yet
         if not may_be_nearer(pool, low, self.market, self.rules):
             return

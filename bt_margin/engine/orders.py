@@ -53,6 +53,15 @@ def all_of_it(order: Order, account: Account) -> Order:
     return order
 
 
+def cut_to_position(account: Account, order: Order) -> Order | Refusal:
+    """A closing order is cut to what there is to close, not refused (DEMO-OVER-CLOSE-CLIP-1)."""
+    position = account.positions.get(order.key)
+    held = 0.0 if position is None else -position.size * order.sign
+    if held <= 0:
+        return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
+    return replace(order, size=min(order.size, held))
+
+
 def check(account: Account, order: Order, market: Market, rules: Rules, *, filling: bool = False) -> Order | Refusal:
     """The order as the venue takes it (closing orders cut to the position), or why it is refused.
 
@@ -72,12 +81,10 @@ def check(account: Account, order: Order, market: Market, rules: Rules, *, filli
             return answer
         return within_tiers(account, answer, market, rules) or _funds(account, answer, market, rules)
     if order.closes:
-        position = account.positions.get(order.key)
-        held = 0.0 if position is None else -position.size * order.sign
-        if held <= 0:
-            return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
-        order = replace(order, size=min(order.size, held))  # cut, not refused: DEMO-OVER-CLOSE-CLIP-1
-        return _funds(account, order, market, rules) if order.instrument.is_option else order
+        closing = cut_to_position(account, order)
+        if isinstance(closing, Refusal) or not order.instrument.is_option:
+            return closing
+        return _funds(account, closing, market, rules)
     before = () if filling else _before(account, order)
     refusal = within_tiers(account, order, market, rules, before)
     if refusal is not None and refusal.largest_size:
@@ -166,11 +173,9 @@ def headroom(
     Free margin (cash + unrealised profit - in use) for cross derivatives; spot orders and isolated openings also
     need it in cash, which unrealised profit is not.
     """
-    trial = Account(position_mode=account.position_mode)
-    trial.balances, trial.positions = account.balances, account.positions
-    trial.orders = dict(account.orders)
+    trial = account.copy()
     if order is not None:
-        trial.orders[order.id] = order
+        trial.place(order)
     pool = next((p for p in CROSS.pools(trial) if p.currency == currency), None)
     if pool is None:
         return 0.0
@@ -244,12 +249,18 @@ def largest_affordable(
         left = headroom(account, trial, market, rules, currency, before)
         return opening_is_free(account, trial, before) or left >= -tolerance
 
-    low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
     if not order.is_cash and not instrument.is_option:
         ceiling = _largest_position(order, float(order_price(order, market)), rules) * 2
     else:
         ceiling = 1e18
-    while fits(high) and high < ceiling:
+    return _largest(order, fits, ceiling)
+
+
+def _largest(order: Order, fits: Callable[[float], bool], ceiling: float = 0.0) -> float:
+    """The largest size that fits, in whole lots, by bisection: up to the order's own, or on up to the ceiling."""
+    instrument = order.instrument
+    low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
+    while high < ceiling and fits(high):
         low, high = high, instrument.floor(high * 2)
     for _ in range(200):
         middle = instrument.floor((low + high) / 2)
@@ -265,22 +276,12 @@ Gate = Callable[[Account, Order, Market, Rules], "Order | Refusal"]
 def largest_taken(
     gate: Gate, account: Account, order: Order, market: Market, rules: Rules, beyond: bool = False
 ) -> float:
-    """The largest size that a gate lets pass, in whole lots, by bisection over the gate itself: up to the order's own,
-    or `beyond` it."""
-    instrument = order.instrument
+    """The largest size that a gate lets pass, in whole lots: up to the order's own, or `beyond` it."""
 
-    def refused(size: float) -> bool:
-        return size > 0 and isinstance(gate(account, replace(order, size=size), market, rules), Refusal)
+    def fits(size: float) -> bool:
+        return size <= 0 or not isinstance(gate(account, replace(order, size=size), market, rules), Refusal)
 
-    low, high = 0.0, max(instrument.floor(order.size), instrument.lot or order.size)
-    while beyond and not refused(high) and high < 1e15:
-        low, high = high, instrument.floor(high * 2)
-    for _ in range(200):
-        middle = instrument.floor((low + high) / 2)
-        if middle in (low, high):
-            break
-        low, high = (low, middle) if refused(middle) else (middle, high)
-    return low
+    return _largest(order, fits, 1e15 if beyond else 0.0)
 
 
 def report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:

@@ -1,4 +1,4 @@
-"""May an order rest in portfolio margin: the gate, and what keeps an account out of the mode.
+"""May an order rest in portfolio margin: the gate.
 
 Source: rule book portfolio margin, section 6; addendum, sections 2.6 and 3j (51008 with its sub-codes official, that
 one of two checks is enough is a reading, and a graded parameter).
@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bt_margin.engine.credit import may_owe, own_funds, pool_with
-from bt_margin.engine.orders import Refusal, all_of_it, largest_taken, listed, within_tiers
+from bt_margin.engine.orders import Refusal, all_of_it, cut_to_position, largest_taken, listed, within_tiers
 from bt_margin.engine.spot_margin import prepare
 from bt_margin.errors import NoRuleInForce
 from bt_margin.model.account import Account, Order
-from bt_margin.model.assessment import AccountReport, OrderReport
+from bt_margin.model.assessment import OrderReport
 from bt_margin.model.market import Market
 from bt_margin.modes import currencies
 from bt_margin.modes.assess import order_report
@@ -56,15 +56,14 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
             return Refusal("reduce-only is not for spot in portfolio margin (51133)")
         order = all_of_it(order, account)
     elif order.closes:
-        position = account.positions.get(order.key)
-        held = 0.0 if position is None else -position.size * order.sign
-        if held <= 0:
-            return Refusal(f"a closing {order.side} order, but there is no position of {order.symbol} to reduce")
-        order = replace(order, size=min(order.size, held))
-    if order.margin_mode == "isolated":  # on its own: tiers, leverage, and margin that is there, not borrowed
+        closing = cut_to_position(account, order)
+        if isinstance(closing, Refusal):
+            return closing
+        order = closing
+    if order.margin_mode == "isolated" and not order.closes:
+        # on its own: tiers, leverage, and margin that is there, not borrowed
         now = {row.currency: row for row in currencies.lines(pool_with(account, None, PORTFOLIO), market, rules)}
-        refusal = None if order.closes else within_tiers(account, order, market, rules)
-        refusal = refusal or (None if order.closes else own_funds(account, order, now, market, rules))
+        refusal = within_tiers(account, order, market, rules) or own_funds(account, order, now, market, rules)
         if refusal is not None:
             return refusal
     return _within_limit(account, order, rules) or _afford(account, order, market, rules)
@@ -82,14 +81,6 @@ def report(account: Account, order: Order, market: Market, rules: Rules) -> Orde
     if isinstance(answer, Refusal):
         return replace(row, accepted=False, reason=answer.reason, shortfall=answer.shortfall)
     return row
-
-
-def eligibility_notes(found: AccountReport, rules: Rules) -> list[str]:
-    """What would keep the account out of the mode; the position builder only says so."""
-    least = rules.portfolio_account.min_equity_usd
-    if found.account.equity_usd >= least:
-        return []
-    return [f"portfolio: an account needs {least:,.10g} USD to enter, this one has {found.account.equity_usd:,.2f}"]
 
 
 def _within_limit(account: Account, order: Order, rules: Rules) -> Refusal | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bt_margin.model.account import Account
+from bt_margin.model.account import Account, Position
 from bt_margin.model.assessment import AccountReport
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
@@ -51,7 +51,7 @@ def reasons(account: Account, old: MarginMode, new: MarginMode, worth: float, le
         yield "positions are open: a flat book was needed then"
     if worth < least_equity(new, rules):
         yield f"{new.name} margin needs an account of {least_equity(new, rules):,.10g} USD, this one has {worth:,.2f}"
-    owed = sorted(c for c, x in account.balances.items() if x < account.accrued.get(c, 0.0))
+    owed = sorted(account.owed())
     if owed and not new.whole:
         yield f"{', '.join(owed)} is owed: repay it"
     if new.name == "portfolio" and account.position_mode != "net":
@@ -60,13 +60,14 @@ def reasons(account: Account, old: MarginMode, new: MarginMode, worth: float, le
         name = f"{position.symbol} {position.margin_mode}"
         if isinstance(position, MarginPosition) and position.margin_mode == "cross" and new.whole:
             yield f"{name}: a loan of its own: close it"
-        if position.margin_mode == "isolated" and not _takes_isolated(position, new, rules):
+        if position.margin_mode == "isolated" and not takes_isolated(position, new, rules):
             yield f"{name}: {new.name} margin takes no isolated positions then"
     if old.name == "portfolio" and new.name != "portfolio":
         yield from _leverage_reasons(account, leverage, rules)
 
 
-def _takes_isolated(position: object, new: MarginMode, rules: Rules) -> bool:
+def takes_isolated(position: Position, new: MarginMode, rules: Rules) -> bool:
+    """May a position be isolated in a mode at this date."""
     if new.name == "portfolio":
         return not isinstance(position, MarginPosition) or rules.portfolio_account.isolated_loans
     return not new.whole or rules.multi_currency.isolated
@@ -87,9 +88,7 @@ def _leverage_reasons(account: Account, leverage: float | None, rules: Rules) ->
 
 def converted(account: Account, leverage: float | None) -> Account:
     """The account as the new mode would find it: cross contracts at the preset leverage, if one is given."""
-    trial = Account(position_mode=account.position_mode)
-    trial.balances, trial.accrued, trial.orders = account.balances, account.accrued, account.orders
-    trial.borrowing, trial.spot_use = account.borrowing, account.spot_use
+    trial = account.copy()
     trial.positions = {
         key: replace(p, leverage=leverage)
         if leverage is not None and key.margin_mode == "cross" and p.instrument.is_contract else p

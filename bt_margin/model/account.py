@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bt_margin.errors import InputError, NotConserved
-from bt_margin.model.borrowing import Borrowing, SpotUse
+from bt_margin.model.borrowing import Borrowing, SpotUse, owed
 from bt_margin.model.instrument import Instrument, Number
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.market import Market
@@ -195,17 +195,22 @@ class Account:
         """Cash of a currency (OKX `cashBal`): isolated margin has left it, unrealised profit is not in it."""
         return self.balances.get(currency, 0.0)
 
-    def owes(self) -> bool:
-        """True when a balance, less the interest accrued on it, is negative."""
-        return any(amount < self.accrued.get(currency, 0.0) for currency, amount in self.balances.items())
+    def owed(self) -> set[str]:
+        """Currencies whose balance, less the interest accrued on it, is negative."""
+        return owed(self.balances, self.accrued)
 
-    def what_if(self, entry: Entry) -> Account:
-        """A copy with one more entry booked; this account stays as it is."""
+    def copy(self) -> Account:
+        """The account to try something on: this one stays as it is. Ledger and opening balances do not go along."""
         copy = Account(position_mode=self.position_mode)
         copy.balances, copy.positions = dict(self.balances), dict(self.positions)
         copy.orders, copy.fund = dict(self.orders), dict(self.fund)
         copy.borrowing, copy.accrued = self.borrowing, dict(self.accrued)
         copy.spot_use = self.spot_use
+        return copy
+
+    def what_if(self, entry: Entry) -> Account:
+        """A copy with one more entry booked; this account stays as it is."""
+        copy = self.copy()
         copy.apply(entry)
         return copy
 

@@ -31,6 +31,11 @@ class SpotUse:
     unit: Mapping[str, str] = field(default_factory=dict)
 
 
+def owed(balances: Mapping[str, float], accrued: Mapping[str, float]) -> set[str]:
+    """Currencies whose balance, less the interest accrued on it, is negative."""
+    return {currency for currency, amount in balances.items() if amount < accrued.get(currency, 0.0)}
+
+
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """The money of a pool that is the whole account: cash by currency (negative: owed), interest accrued and not yet
@@ -45,10 +50,9 @@ class Holdings:
     spot_use: SpotUse = field(default_factory=SpotUse)
     option_value: bool | None = None
 
-    @property
-    def owe(self) -> bool:
-        """True when a balance, less the interest accrued on it, is negative."""
-        return any(amount < self.accrued.get(currency, 0.0) for currency, amount in self.balances.items())
+    def owed(self) -> set[str]:
+        """Currencies whose balance, less the interest accrued on it, is negative."""
+        return owed(self.balances, self.accrued)
 
     def plus(self, currency: str, amount: float) -> Holdings:
         """The same with more (or less) cash of a currency."""

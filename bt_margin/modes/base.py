@@ -42,7 +42,7 @@ class Pool:
         make one."""
         if self.positions or self.holdings is None:
             return bool(self.positions)
-        return bool(self.orders) or self.holdings.owe
+        return bool(self.orders or self.holdings.owed())
 
     def without(self, key: PositionKey, size: float, market: Market | None = None) -> Pool:
         """The pool after `size` (signed change) of one position came off: a what-if, not a booking.

@@ -209,4 +209,10 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
     return parts
 
 
+def adjusted_equity(pool: Pool, market: Market, rules: Rules) -> Number:
+    """OKX `adjEq` of a pool that is the whole account, in USD."""
+    total: Number = sum(adjusted(pool, lines(pool, market, rules), market, rules).values())
+    return total
+
+
 _HELD = {"premiums": "option premiums", "isolated": "isolated orders", "fees": "order fees"}

@@ -51,9 +51,7 @@ def pools(account: Account) -> Iterable[Pool]:
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:
     """Adjusted equity in USD (OKX `adjEq`): every coin's equity, options at their mark, discounted; debts in full."""
-    rows = currencies.lines(pool, market, rules)
-    total: Number = sum(currencies.adjusted(pool, rows, market, rules).values())
-    return total
+    return currencies.adjusted_equity(pool, market, rules)
 
 
 def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
