@@ -107,7 +107,7 @@ def funding_entries(
     entries = []
     if isolated:
         # what the cross pool uses is not transferable
-        free = next((available(p, market, rules) / (float(market.usd(settle)) if mode.whole else 1.0)
+        free = next((float(available(judge(p, market, rules))) / (float(market.usd(settle)) if mode.whole else 1.0)
                      for p in account_pools(account, mode) if p.name == settle or p.holdings is not None), 0.0)
         from_cash = min(due, max(0.0, min(free, account.balance(settle))))
         if from_cash:

@@ -42,7 +42,7 @@ def charge_hour(account: Account, mode: MarginMode, time: int, rate: Callable[[s
     lines = currencies.lines(pool, market, rules)
     equities = {line.currency: float(line.equity) for line in lines}
     for line in lines:
-        if line.cash >= 0 and float(line.unrealised) >= 0:
+        if not currencies.costs_interest(line):
             continue
         quota = borrow.free_quota(line.currency, equities, rules)
         bearing = float(borrow.interest_bearing(line.cash, line.unrealised, quota, account.borrowing.auto))

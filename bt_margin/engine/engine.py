@@ -10,12 +10,16 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from bt_margin.engine import booking, credit, debts, portfolio_orders, spot_margin, switching
 from bt_margin.engine import orders as order_rules
 from bt_margin.engine.accrual import FundingSeries, funding_entries
 from bt_margin.engine.booking import Fill
-from bt_margin.engine.clock import DebtHour, Deleveraging, InterestHour, References, due_events
+from bt_margin.engine.clock import WINDOW, DebtHour, Deleveraging, InterestHour, References, due_events
+from bt_margin.engine.horizon import Stretch, nearest_distance
 from bt_margin.engine.orders import Refusal
 from bt_margin.engine.switching import Switch
 from bt_margin.engine.takeover import deleverage, force, settle, settle_cash, settle_isolated
@@ -47,9 +51,8 @@ from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
 from bt_margin.modes.base import CancelOrders, Convert, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.conversion import repay_above_quota
-from bt_margin.modes.cross import CROSS
 from bt_margin.modes.distance import distance, may_be_nearer
-from bt_margin.modes.isolated import pool_name
+from bt_margin.modes.isolated import ISOLATED, pool_name
 from bt_margin.modes.reach import close_in
 from bt_margin.rules.book import RuleBook, Rules
 from bt_margin.rules.credit import HOURS_A_YEAR, RateSeries
@@ -103,9 +106,11 @@ class MarginEngine:
         self.min_distance: float | None = None
         self._evidence: dict[tuple[str, str, str], Evidence] = {}
         self._warned: set[str] = set()
-        self._judged: tuple[int, tuple[int, ...]] = self._state()
+        self._judged: tuple[int, tuple[int, ...]] = self.state
         self._references = References()
         self._owed = account.owed()
+        self._pools_of: tuple[Any, tuple[list[Pool], list[Pool]]] | None = None
+        self._looked: dict[str, tuple[Pool, Market, Rules, Judgement]] = {}
         if mode.whole:
             credit.check_choices(account, self.rules)
 
@@ -154,7 +159,7 @@ class MarginEngine:
 
     def equity_usd(self) -> float:
         """Undiscounted value of everything, in USD."""
-        return total_equity(self.account, self.market)
+        return float(total_equity(self.account, self.market))
 
     @property
     def at_risk(self) -> bool:
@@ -169,19 +174,22 @@ class MarginEngine:
 
     def available(self, currency: str) -> float:
         """What may still open positions in a currency, never below zero; of a whole account its free margin."""
-        if self.mode.whole:
-            pool = self._account_pool()
-            return max(0.0, available(pool, self.market, self.rules)) / float(self.market.usd(currency))
-        for pool in CROSS.pools(self.account):
-            if pool.currency == currency:
-                return max(0.0, available(pool, self.market, self.rules))
-        return 0.0
+        pool = self.free_pool(currency)
+        if pool is None:
+            return 0.0
+        free = max(0.0, float(available(self._look(pool, self.market))))
+        return free / float(self.market.usd(currency)) if self.mode.whole else free
+
+    def free_pool(self, currency: str) -> Pool | None:
+        """The pool whose free margin opens positions in a currency: the account, else that of the currency."""
+        pools = (p for p in self._cut()[0] if p.mode is not ISOLATED)
+        return next((p for p in pools if self.mode.whole or p.currency == currency), None)
 
     def transferable(self, currency: str) -> float:
         """Cash of a currency that may become isolated margin or leave: it is there, and nothing needs it."""
         if not self.mode.whole:
             return min(self.available(currency), self.account.balance(currency))
-        pool = self._account_pool()
+        pool = self.account_pool()
         line = next((x for x in currencies.lines(pool, self.market, self.rules) if x.currency == currency), None)
         if line is None:
             return 0.0
@@ -193,7 +201,7 @@ class MarginEngine:
         """The lowest margin ratio of all pools now; None while nothing is required."""
         ratios = [
             ratio(float(j.equity), float(j.requirement))
-            for j in (judge(p, self.market, self.rules) for p in self._pools())
+            for j in (self._look(p, self.market) for p in self.at_risk_pools())
         ]
         return min((r for r in ratios if r is not None), default=None)
 
@@ -201,7 +209,7 @@ class MarginEngine:
         """What each currency of a whole account is worth and counts for now; empty where currencies stand alone."""
         if not self.mode.whole:
             return {}
-        pool = self._account_pool()
+        pool = self.account_pool()
         return collateral(pool, self.market, self.rules)
 
     def take_lowest(self) -> float | None:
@@ -230,14 +238,30 @@ class MarginEngine:
                 rows.append(f"stand-in: funding of {symbol}: rates of {of}")
         return tuple(rows)
 
-    def _pools(self) -> list[Pool]:
+    def at_risk_pools(self) -> list[Pool]:
         """Every pool that can be liquidated, isolated ones first."""
-        return [pool for pool in account_pools(self.account, self.mode) if pool.at_risk]
+        return self._cut()[1]
 
-    def _account_pool(self) -> Pool:
+    def account_pool(self) -> Pool:
         """The one pool of a whole account."""
-        (pool,) = self.mode.pools(self.account)
+        (pool,) = (p for p in self._cut()[0] if p.holdings is not None)
         return pool
+
+    def _cut(self) -> tuple[list[Pool], list[Pool]]:
+        """The account as pools, all of them and those that can be liquidated: cut once for each state it is in."""
+        account = self.account
+        state = (self.state, self.mode, account.borrowing, account.spot_use)
+        if self._pools_of is None or self._pools_of[0] != state:
+            pools = account_pools(account, self.mode)
+            self._pools_of = (state, (pools, [pool for pool in pools if pool.at_risk]))
+        return self._pools_of[1]
+
+    def _look(self, pool: Pool, market: Market) -> Judgement:
+        """A pool judged at a market by the present rules, once: the end of a leg is asked for again and again."""
+        known = self._looked.get(pool.name)
+        if known is None or known[0] is not pool or known[1] is not market or known[2] is not self.rules:
+            known = self._looked[pool.name] = (pool, market, self.rules, judge(pool, market, self.rules))
+        return known[3]
 
     # -- orders -------------------------------------------------------------------------------------------------
 
@@ -442,7 +466,7 @@ class MarginEngine:
         if target.time < self.market.time:
             raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
-        if self._judged != self._state():  # fills, orders, margins since: they are judged where they happened
+        if not self.settled:  # fills, orders, margins since: they are judged where they happened
             self._judge()
         if jump:
             self._accrue(start, target.time)
@@ -456,16 +480,47 @@ class MarginEngine:
     def _judge(self) -> None:
         """Every pool at this instant: breaches first, then warnings."""
         self._watch(self._control())
-        self._judged = self._state()
+        self._judged = self.state
 
-    def _state(self) -> tuple[int, tuple[int, ...]]:
+    @property
+    def state(self) -> tuple[int, tuple[int, ...]]:
         """What changes whenever the account does."""
         return len(self.account.ledger), tuple(self.account.orders)
+
+    @property
+    def settled(self) -> bool:
+        """True while the account stands as it was judged last."""
+        return self._judged == self.state
+
+    def rules_at(self, time: int) -> Rules:
+        """The rules in force at a time (ms)."""
+        return self.book.as_of(time, self.extrapolate)  # type: ignore[arg-type]
+
+    def warned(self, pool: Pool) -> bool:
+        """True while a pool is at or below the warning level and that was told."""
+        return pool.name in self._warned
+
+    def sleep(self, stretch: Stretch, start: int, end: int, low: float | None, notable: bool) -> None:
+        """Let the bars [start, end) of a stretch pass: what `advance` would have left behind of them, and no more.
+
+        `low`: the lowest ratio in them, None where it was told already. `notable`: their index prices may be asked for
+        at a delivery.
+        """
+        self.min_distance = nearest_distance(self, stretch, start, end)
+        if low is not None and (self._low_ratio is None or low < self._low_ratio):
+            self._low_ratio = low
+        closes = stretch.ahead.closes
+        seen = max(start, int(np.searchsorted(closes, closes[end - 1] - 2 * WINDOW))) if notable else end - 1
+        for bar in range(seen, end):
+            opening, self.market = stretch.ahead.ends(bar, self.market)
+            if notable:
+                for market in (opening, self.market) if self.at_risk else (self.market,):
+                    self._references.note(self.account, market)
 
     def _move(self, market: Market) -> None:
         self.market = market
         self._references.note(self.account, market)
-        rules = self.book.as_of(market.time, self.extrapolate)  # type: ignore[arg-type]
+        rules = self.rules_at(market.time)
         if rules is not self.rules:
             self.evidence()
             self.rules = rules
@@ -482,7 +537,7 @@ class MarginEngine:
         """Stop at every first warning and breach on the straight way from here to `target`."""
         for _ in range(10_000):
             share, name = min(
-                ((self._crossing(pool, target), pool.name) for pool in self._pools()),
+                ((self._crossing(pool, target), pool.name) for pool in self.at_risk_pools()),
                 default=(math.inf, ""),
             )
             if share > 1.0:
@@ -491,8 +546,8 @@ class MarginEngine:
             if name in self._warned:
                 self._judge()
             else:
-                pool = next(pool for pool in self._pools() if pool.name == name)
-                self._warn(name, judge(pool, self.market, self.rules), self.assess())
+                pool = next(pool for pool in self.at_risk_pools() if pool.name == name)
+                self._warn(name, self._look(pool, self.market), self.assess())
         raise NotConserved("advance: a breach is never resolved; this is a defect, please report the book")
 
     def _crossing(self, pool: Pool, target: Market) -> float:
@@ -531,7 +586,7 @@ class MarginEngine:
         A loss may outgrow the last borrow tier behind the point at which the pool is liquidated.
         """
         try:
-            return 1.0, judge(pool, target, self.rules)
+            return 1.0, self._look(pool, target)
         except MissingPrice:
             raise
         except InputError:
@@ -592,7 +647,7 @@ class MarginEngine:
         """What an hour of owing a currency costs: what the caller said, else the venue's rate."""
         own = self.interest.get(currency)
         if own is None:
-            then = self.book.as_of(time, self.extrapolate)  # type: ignore[arg-type]
+            then = self.rules_at(time)
             rate = then.hourly_rate(currency, time)
             self._lean_on(then)
             return rate
@@ -606,7 +661,7 @@ class MarginEngine:
         if owed == self._owed:
             return
         report, time = self.assess(), self.market.time
-        pool = self._account_pool()
+        pool = self.account_pool()
         for currency in sorted(owed - self._owed):
             self.events.append(Borrowed(time, pool.name, report, currency, -self.account.balance(currency)))
         self.events += [Repaid(time, pool.name, report, currency) for currency in sorted(self._owed - owed)]
@@ -664,14 +719,14 @@ class MarginEngine:
     def _pool_of(self, position: Position) -> str:
         if position.margin_mode == "isolated":
             return pool_name(position)
-        return self._account_pool().name if self.mode.whole else position.currency
+        return self.account_pool().name if self.mode.whole else position.currency
 
     # -- risk control -------------------------------------------------------------------------------------------
 
     def _control(self) -> list[tuple[Pool, Judgement]]:
         """Liquidate every pool in breach, isolated ones first, until none is left; the pools as then judged."""
         for _ in range(10_000):
-            judged = [(p, judge(p, self.market, self.rules)) for p in self._pools()]
+            judged = [(p, self._look(p, self.market)) for p in self.at_risk_pools()]
             if self.mode.whole and not self.account.borrowing.auto and self._repay_above_quota():
                 continue
             if self.account.orders and self._cancel_early([p for p, _ in judged]):
@@ -698,7 +753,7 @@ class MarginEngine:
 
     def _repay_above_quota(self) -> bool:
         """Forced repayment of a debt beyond its free quota, where nothing is borrowed by itself. True: some was."""
-        pool = self._account_pool()
+        pool = self.account_pool()
         wanted = repay_above_quota(pool, self.market, self.rules) if pool.at_risk else ()
         for one in wanted:
             self._convert(pool, one, self.assess())

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bt_margin.errors import MissingPrice
 from bt_margin.model.instrument import Kind, Number, parse
 
@@ -29,6 +32,12 @@ class Market:
     stand_ins: Counter[str] = field(default_factory=Counter, compare=False)
     forwards: Mapping[str, Number] = field(default_factory=dict)  # by symbol up to the expiry: BTC/USD:BTC-250328
     index_times: Mapping[str, int] = field(default_factory=dict)  # when each index was last heard of; absent: now
+    times: NDArray[np.float64] | None = None  # of instants whose clocks differ; else `time` is that of all
+
+    @property
+    def clock(self) -> Number:
+        """The time, or those of the instants: what options have left is measured from it."""
+        return self.time if self.times is None else self.times
 
     def mark(self, symbol: str) -> Number:
         """The mark price; stands in: the last trade of the same symbol."""
@@ -111,6 +120,24 @@ class Market:
     def at(self, time: int, marks: Mapping[str, Number], lasts: Mapping[str, Number] | None = None) -> Market:
         """The same market with other marks (and last prices) at another time."""
         return replace(self, time=time, marks=marks, lasts=self.lasts if lasts is None else lasts)
+
+    def one(self, instant: int, time: int) -> Market:
+        """One of many instants, its prices floats, at a time."""
+
+        def of(prices: Mapping[str, Number]) -> dict[str, Number]:
+            return {key: float(x[instant]) if isinstance(x, np.ndarray) else x for key, x in prices.items()}
+
+        return replace(self, time=time, times=None, marks=of(self.marks), lasts=of(self.lasts),
+                       indexes=of(self.indexes), forwards=of(self.forwards))
+
+    def some(self, instants: NDArray[np.intp] | slice) -> Market:
+        """Some of many instants."""
+
+        def of(prices: Mapping[str, Number]) -> dict[str, Number]:
+            return {key: x[instants] if isinstance(x, np.ndarray) else x for key, x in prices.items()}
+
+        return replace(self, times=None if self.times is None else self.times[instants], marks=of(self.marks),
+                       lasts=of(self.lasts), indexes=of(self.indexes), forwards=of(self.forwards))
 
     def toward(self, other: Market, share: float) -> Market:
         """The instant `share` of the way to `other`: all prices move together in a straight line."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountTotals, CurrencyReport, OrderReport, PoolReport, ratio, state_of
+from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
 from bt_margin.modes import borrow, currencies, spot_margin
 from bt_margin.modes.base import Judgement, Pool
@@ -32,20 +33,21 @@ class Collateral(NamedTuple):
     """One currency of an account pool in USD: what it is worth (negative: owed), what of it counts as collateral, and
     the interest accrued on it and not deducted yet."""
 
-    equity: float
-    counted: float
-    accrued: float
+    equity: Number
+    counted: Number
+    accrued: Number
 
 
 def collateral(pool: Pool, market: Market, rules: Rules) -> dict[str, Collateral]:
-    """Every currency of an account pool."""
+    """Every currency of an account pool; floats, or arrays over instants."""
     off = currencies.of(pool).borrowing.collateral_off
-    rows = {}
-    for line in currencies.lines(pool, market, rules):
-        usd = float(line.usd)
-        counted = float(currencies.discounted(line.currency, line.backing, usd, off, rules))
-        rows[line.currency] = Collateral(float(line.equity) * usd, counted, line.accrued * usd)
-    return rows
+    return {
+        line.currency: Collateral(
+            line.equity * line.usd, currencies.discounted(line.currency, line.backing, line.usd, off, rules),
+            line.accrued * line.usd,
+        )
+        for line in currencies.lines(pool, market, rules)
+    }
 
 
 def coin_prices(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> dict[str, CoinPrices]:

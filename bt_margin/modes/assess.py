@@ -17,6 +17,7 @@ from bt_margin.model.assessment import (
     ratio,
     state_of,
 )
+from bt_margin.model.instrument import Number
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.modes import account_report, options, portfolio_report, spot_margin
@@ -103,23 +104,21 @@ def _stood_in(evidence: Iterable[Evidence]) -> list[str]:
     ]
 
 
-def total_equity(account: Account, market: Market) -> float:
+def total_equity(account: Account, market: Market) -> Number:
     """Undiscounted USD value of everything: coins, isolated margin, unrealised profit (OKX `totalEq`)."""
-    total = 0.0
+    total: Number = 0.0
     for currency in dict.fromkeys((*account.balances, *account.accrued)):
         amount = account.balance(currency) - account.accrued.get(currency, 0.0)
         if amount:
-            total += amount * float(market.usd(currency))
+            total = total + amount * market.usd(currency)
     for position in account.positions.values():
-        value = position.margin + float(position.value(market))
-        total += value * float(market.usd(position.currency))
+        total = total + (position.margin + position.value(market)) * market.usd(position.currency)
     return total
 
 
-def available(pool: Pool, market: Market, rules: Rules) -> float:
+def available(judgement: Judgement) -> Number:
     """What may still open, in the pool's currency, unclamped: equity less what positions and orders use."""
-    judgement = judge(pool, market, rules)
-    return float(judgement.equity) - float(judgement.initial)
+    return judgement.equity - judgement.initial
 
 
 def _pool_report(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> PoolReport:

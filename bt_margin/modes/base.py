@@ -6,6 +6,7 @@ below 3, liquidation at or below 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -101,11 +102,17 @@ def keep_orders(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:
     return ()
 
 
+def never_short(pool: Pool, market: Market, rules: Rules) -> Number:
+    """What `keep_orders` has to spare."""
+    return math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class MarginMode:
     """Reading along the fields is the definition of a mode.
 
-    `early` names the orders that risk control cancels before a liquidation. `whole`: one pool, the account, stands
+    `early` names the orders that risk control cancels before a liquidation, `spare` says how far that is away: it does
+    so only below zero. `whole`: one pool, the account, stands
     behind everything; a coin that is short is borrowed.
     """
 
@@ -115,6 +122,7 @@ class MarginMode:
     charges: Callable[[Pool, Market, Rules], tuple[Charge, ...]]
     ladder: tuple[Step, ...]
     early: Callable[[Pool, Market, Rules], tuple[int, ...]] = keep_orders
+    spare: Callable[[Pool, Market, Rules], Number] = never_short
     whole: bool = False
 
 

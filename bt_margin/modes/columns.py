@@ -141,7 +141,9 @@ def column(values: Iterable[Number]) -> Array:
 
 
 def _years(expiry: NDArray[np.int64], market: Market) -> Array:
-    return np.asarray(black.years_between(market.time, expiry.astype(np.float64)), dtype=np.float64)
+    """(legs,), or (instants, legs) where the instants have times of their own."""
+    clock: Number = market.time if market.times is None else market.times[:, None]
+    return np.asarray(black.years_between(clock, expiry.astype(np.float64)), dtype=np.float64)
 
 
 def _settles(held: Sequence[Held]) -> NDArray[np.intp]:

@@ -5,6 +5,7 @@ Sources: rule book section 2; recorded replies RATIO-PEND-*, TIER-PEND-*, CROSS-
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -179,15 +180,20 @@ def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, .
     With `early_cancel = "free-margin"` (a rewrite's reading, rule book section 7, layer 1): all that add risk, as soon
     as cash + unrealised profit - in use is below maintenance margin + what the open orders cost.
     """
-    if rules.liquidation.early_cancel != "free-margin" or not pool.positions or not pool.orders:
-        return ()
-    rows = charges(pool, market, rules)
-    cost = sum(float(x) for x in reserved(pool, market, rules))
-    cost += sum(float(row.initial) for row in rows if row.name == "order margin")
-    free = float(equity(pool, market, rules)) - sum(float(row.initial) for row in rows)
-    if free >= sum(float(row.maintenance) for row in rows) + cost:
+    if float(early_spare(pool, market, rules)) >= 0:
         return ()
     return tuple(order.id for order in pool.orders if not order.closes)
+
+
+def early_spare(pool: Pool, market: Market, rules: Rules) -> Number:
+    """Free margin beyond maintenance margin and what the open orders cost; infinity where it is not asked for."""
+    if rules.liquidation.early_cancel != "free-margin" or not pool.positions or not pool.orders:
+        return math.inf
+    rows = charges(pool, market, rules)
+    cost = sum(reserved(pool, market, rules)) + sum(row.initial for row in rows if row.name == "order margin")
+    free = equity(pool, market, rules) - sum(row.initial for row in rows)
+    spare: Number = free - (sum(row.maintenance for row in rows) + cost)
+    return spare
 
 
 CROSS = MarginMode(
@@ -197,4 +203,5 @@ CROSS = MarginMode(
     charges=charges,
     ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief),
     early=early_cancellation,
+    spare=early_spare,
 )

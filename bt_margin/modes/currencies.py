@@ -168,6 +168,11 @@ def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], 
     return value if isinstance(value, np.ndarray) and value.ndim else float(value)
 
 
+def costs_interest(line: Line) -> bool:
+    """True where a currency is owed, by its cash or by unrealised losses, at one of the instants at least."""
+    return line.cash < 0 or bool(np.any(np.asarray(line.cash - line.accrued + line.unrealised) < 0))
+
+
 def order_loss(rows: Iterable[Line], orders: Iterable[Order], pool: Pool, market: Market, rules: Rules) -> Number:
     """What adjusted equity would fall by if the resting spot orders were filled at their prices: USD, zero or more.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Number
@@ -36,15 +38,29 @@ def distance(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> 
         return None if trigger is None else abs(trigger / mark - 1.0) * 100.0
     if pool.holdings is not None:
         return _searched(pool, market, rules)
-    kinds = {p.instrument.payoff.slope if p.plain else 0.0 for p in pool.positions}
-    if len(kinds) != 1 or 0.0 in kinds:
+    if not is_straight(pool):
         return _searched(pool, market, rules)
-    signed = sum(p.sign * float(p.notional(market)) for p in pool.positions)
-    slope = signed + (float(judgement.equity) if kinds == {-1.0} else -float(judgement.requirement))
-    if slope == 0.0:
-        return None
-    move = -float(judgement.gap) / slope
-    return abs(move) * 100.0 if move > -1.0 else None
+    away = float(straight(pool, judgement, market))
+    return None if math.isnan(away) else away
+
+
+def is_straight(pool: Pool) -> bool:
+    """True where the distance has a closed form: linear contracts alone, or inverse ones alone, in one currency."""
+    if pool.holdings is not None or not pool.positions:
+        return False
+    kinds = {p.instrument.payoff.slope if p.plain else 0.0 for p in pool.positions}
+    return len(kinds) == 1 and 0.0 not in kinds
+
+
+def straight(pool: Pool, judgement: Judgement, market: Market) -> Number:
+    """The closed form of `distance` at an instant, or at many; NaN where no move does it."""
+    signed: Number = sum(p.sign * p.notional(market) for p in pool.positions)
+    inverse = pool.positions[0].instrument.payoff.slope < 0
+    slope = signed + (judgement.equity if inverse else -judgement.requirement)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        move = np.divide(-judgement.gap, slope)
+    found: Number = np.where((slope != 0.0) & (move > -1.0), np.abs(move) * 100.0, np.nan)
+    return found
 
 
 def may_be_nearer(pool: Pool, low: float | None, market: Market, rules: Rules) -> bool:
@@ -52,12 +68,24 @@ def may_be_nearer(pool: Pool, low: float | None, market: Market, rules: Rules) -
     much cheaper than the search, where there is one."""
     if pool.holdings is None and all(p.plain for p in pool.positions):
         return True
-    moves = _FEW if low is None else np.array([-min(low / 100.0, 0.999), low / 100.0])
     try:
-        gaps = judge(pool, moved(market, pool.positions, moves), rules).gap
+        gaps = judge(pool, moved(market, pool.positions, _looks(low)), rules).gap
     except InputError:
         return True  # beyond what the rules know: the search says how far they reach
     return bool(np.any(np.asarray(gaps) <= 0))
+
+
+def lowest_gaps(pool: Pool, low: float | None, path: Market, rules: Rules) -> NDArray[np.float64]:
+    """The look of `may_be_nearer` at many instants: the lowest gap over its moves; at or below zero it may be nearer.
+
+    Raises InputError where one of the instants leads beyond what the rules know.
+    """
+    gaps = [np.asarray(judge(pool, moved(path, pool.positions, float(move)), rules).gap) for move in _looks(low)]
+    return np.minimum.reduce(np.broadcast_arrays(*gaps))  # type: ignore[no-any-return]
+
+
+def _looks(low: float | None) -> NDArray[np.float64]:
+    return _FEW if low is None else np.array([-min(low / 100.0, 0.999), low / 100.0])
 
 
 _FARTHEST = 99.0

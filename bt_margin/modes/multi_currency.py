@@ -6,6 +6,7 @@ and needs margin of its own. Source: rule book of multi-currency margin, section
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -70,22 +71,45 @@ def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, .
     order that could add to what is required goes. A currency whose available balance is negative: its isolated openings
     and option purchases go, and without auto-borrow its spot orders.
     """
-    if rules.multi_currency.early_cancel == "none" or not pool.orders or not pool.at_risk:
-        return ()
-    judged, rows = judge(pool, market, rules), currencies.lines(pool, market, rules)
-    needs = float(judged.maintenance) + sum(float(row.fees) * float(row.usd) for row in rows)
-    needs += sum(float(row.initial) for row in judged.charges if row.name == "order margin")
-    if float(judged.equity) < needs:
-        going = [o for o in pool.orders if not o.closes and o.margin_mode != "isolated"]
-        if going:
-            return tuple(order.id for order in going)
+    account, by_currency = _spares(pool, market, rules)
+    if float(account) < 0:
+        return tuple(order.id for order in _adding(pool))
     auto = currencies.of(pool).borrowing.auto
-    short = set()
-    for row in rows:  # with auto-borrow, what spot orders give and fees may be borrowed
-        held = float(row.premiums + row.isolated if auto else row.frozen)
-        if held > 0 and row.cash - row.accrued < held * (1 - 1e-12):
-            short.add(row.currency)
+    short = {currency for currency, spare in by_currency.items() if float(spare) < 0}
     return tuple(order.id for order in pool.orders if _paid_in(order, market, auto) in short)
+
+
+def early_spare(pool: Pool, market: Market, rules: Rules) -> Number:
+    """How far the tests of `early_cancellation` are from failing, the nearest of them; infinity where none is made."""
+    account, by_currency = _spares(pool, market, rules)
+    spare: Number = np.minimum.reduce(np.broadcast_arrays(account, *by_currency.values()))
+    return spare
+
+
+def _spares(pool: Pool, market: Market, rules: Rules) -> tuple[Number, dict[str, Number]]:
+    """What is left of adjusted equity, in USD, and of each currency that orders are paid in, in coins of it."""
+    if rules.multi_currency.early_cancel == "none" or not pool.orders or not pool.at_risk:
+        return math.inf, {}
+    rows, auto = currencies.lines(pool, market, rules), currencies.of(pool).borrowing.auto
+    account: Number = math.inf
+    if _adding(pool):
+        judged = judge(pool, market, rules)
+        needs = judged.maintenance + sum(row.fees * row.usd for row in rows)
+        needs = needs + sum(row.initial for row in judged.charges if row.name == "order margin")
+        account = judged.equity - needs
+    asked = {_paid_in(order, market, auto) for order in pool.orders}
+    found: dict[str, Number] = {}
+    for row in rows:
+        if row.currency in asked:  # with auto-borrow, what spot orders give and fees may be borrowed
+            held = row.premiums + row.isolated if auto else row.frozen
+            left = row.cash - row.accrued - held * (1 - 1e-12)
+            found[row.currency] = np.where(np.greater(held, 0), left, math.inf)
+    return account, found
+
+
+def _adding(pool: Pool) -> list[Order]:
+    """The orders that could add to what is required."""
+    return [order for order in pool.orders if not order.closes and order.margin_mode != "isolated"]
 
 
 def _paid_in(order: Order, market: Market, auto: bool) -> str:
@@ -112,5 +136,6 @@ MULTI_CURRENCY = MarginMode(
     ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief,
             conversion.convert_collateral),
     early=early_cancellation,
+    spare=early_spare,
     whole=True,
 )

@@ -6,6 +6,7 @@ Longs have paid their premium and need nothing. Source: rule book section 3.3; t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,9 +27,10 @@ def coin_value(instrument: Instrument, market: Market) -> Number:
     return 1.0 if instrument.settle == instrument.base else market.index(instrument.pair)
 
 
-def years_left(instrument: Instrument, time: int) -> float:
+def years_left(instrument: Instrument, clock: Number) -> Number:
     """Years of 365 days to the expiry (OKX's printed greeks are reproduced with 365)."""
-    return float(black.years_between(time, instrument.expiry_ms or 0))
+    years: Number = black.years_between(clock, instrument.expiry_ms or 0)
+    return years if isinstance(years, np.ndarray) else float(years)
 
 
 def short_contracts(positions: Iterable[Position], orders: Iterable[Order], family: str) -> float:
@@ -137,7 +139,7 @@ def report(position: Position, pool: Pool, judgement: Judgement, market: Market,
 def greeks(instrument: Instrument, market: Market) -> tuple[black.Greeks, black.Greeks]:
     """The BS and the PA set of one coin of an option, at the vol its mark implies."""
     forward, index = float(market.forward(instrument.symbol)), float(market.index(instrument.pair))
-    years, terms = years_left(instrument, market.time), instrument.terms
+    years, terms = years_left(instrument, market.clock), instrument.terms
     vol = float(implied_vol(instrument, float(market.mark(instrument.symbol)), forward, index, years))
     known = 0.0 if np.isnan(vol) else vol  # at or below intrinsic: no time value, greeks of the payoff itself
     return (black.greeks_bs(terms.right, forward, terms.strike, years, known, index),
@@ -169,7 +171,7 @@ def moved(market: Market, positions: Iterable[Position], shifts: Number) -> Mark
         instrument = position.instrument
         if instrument.is_option:
             forward, index = market.forward(instrument.symbol), market.index(instrument.pair)
-            years = years_left(instrument, market.time)
+            years = years_left(instrument, market.clock)
             vol = implied_vol(instrument, market.mark(instrument.symbol), forward, index, years)
             vol = np.where(np.isnan(vol), 0.0, vol)
             marks[instrument.symbol] = model_mark(instrument, forward * factor, index * factor, years, vol)
@@ -177,4 +179,4 @@ def moved(market: Market, positions: Iterable[Position], shifts: Number) -> Mark
     stable = ("USDT", "USDC", "USD")
     indexes = {k: v if k.partition("/")[0] in stable else v * factor for k, v in market.indexes.items()}
     forwards = {k: v * factor for k, v in market.forwards.items()}
-    return Market(market.time, marks, lasts, indexes, market.strict, market.stand_ins, forwards)
+    return replace(market, marks=marks, lasts=lasts, indexes=indexes, forwards=forwards, index_times={})

@@ -22,7 +22,7 @@ from bt_margin.model.market import Market
 from bt_margin.modes import borrow, conversion, cross, currencies, ladder
 from bt_margin.modes.base import MarginMode, Pool
 from bt_margin.modes.judged_units import JudgedUnit, judged_units, worst_scenario
-from bt_margin.modes.multi_currency import early_cancellation
+from bt_margin.modes.multi_currency import early_cancellation, early_spare
 from bt_margin.modes.portfolio_ladder import basis_pairs, dynamic_delta_hedge, general_reduction, stablecoin_hedge
 
 if TYPE_CHECKING:
@@ -96,5 +96,6 @@ PORTFOLIO = MarginMode(
     ladder=(ladder.cancel_orders, stablecoin_hedge, dynamic_delta_hedge, basis_pairs, general_reduction,
             conversion.convert_collateral),
     early=early_cancellation,
+    spare=early_spare,
     whole=True,
 )

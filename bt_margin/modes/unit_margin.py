@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
-from bt_margin.modes.columns import DeltaOne, Options, delta_one, option_columns
+from bt_margin.modes.columns import DeltaOne, Options, column, delta_one, option_columns
 from bt_margin.modes.risk_units import Filling
 from bt_margin.risk import charges, grid, pnl
 from bt_margin.risk.black import YEAR_DAYS
@@ -191,8 +191,8 @@ def _vega_term(options: Options, terms: PortfolioOptionRow) -> Number:
     expiries, group = np.unique(options.expiry, return_inverse=True)
     count = len(expiries)
     if terms.mr3_kind == "bybit":
-        years = np.zeros(count)
-        years[group] = options.years
+        years = np.zeros((*options.years.shape[:-1], count))
+        years[..., group] = options.years
         coins = pnl.summed_by(options.coins, group, count)
         index = options.index[..., 0]
         return charges.mr3_vega_spread(coins, years * YEAR_DAYS, index, rate=terms.mr3_spread_rate)
@@ -204,25 +204,26 @@ def _basis(row: PortfolioRow, flat: DeltaOne | None, options: Options | None, wo
     """MR4: spot in use is a tenor, perpetuals are one, every expiry is one, options in it by their delta."""
     spot = np.asarray(worth, dtype=np.float64)[..., None]
     deltas: list[Array] = [spot]
-    places, to_end = {-1: 0}, [0.0]
+    places: dict[int, int] = {-1: 0}
+    to_end: list[Number] = [0.0]
     group = [0]
     for part in (flat, options):
         if part is None:
             continue
         deltas.append(np.asarray(part.delta))
-        for expiry, left in zip(part.expiry.tolist(), part.years.tolist(), strict=True):
+        for leg, expiry in enumerate(part.expiry.tolist()):
             if expiry not in places:
                 places[expiry] = len(to_end)
-                to_end.append(left)
+                to_end.append(part.years[..., leg])
             group.append(places[expiry])
     if any(d.ndim > 1 for d in deltas):
         lead = np.broadcast_shapes(*(d.shape[:-1] for d in deltas))
         deltas = [np.broadcast_to(d, (*lead, d.shape[-1])) for d in deltas]
     by_tenor = pnl.summed_by(np.concatenate(deltas, axis=-1), np.array(group), len(to_end))
-    years = np.array(to_end)
+    years = column(to_end)
     if row.mr4_kind == "tenors":
         return charges.mr4_basis(by_tenor, years, rate=row.mr4_rate, floor=row.mr4_floor)
-    spots = np.arange(len(years)) == 0
+    spots = np.arange(len(to_end)) == 0
     return charges.mr4_basis_pairs(by_tenor, years, spots, rate=row.mr4_rate, spot_rate=row.mr4_spot_rate)
 
 

@@ -38,17 +38,16 @@ class Recorder(bt.Analyzer):
         broker = self.strategy.broker
         if not broker.margined or not broker.started:
             return
-        engine = broker.engine
-        low = engine.take_lowest()
+        now = broker.instant()
         if self._start_usd is None:  # nothing has traded before the first bar's next()
-            self._start_usd = engine.equity_usd()
-        self._time.append(engine.market.time)
-        self._equity.append(float(self.strategy.broker.getvalue()))
-        self._equity_usd.append(engine.equity_usd())
-        self._collateral.append(engine.collateral())
-        if self._units is None and engine.account.positions and engine.mode.name == "portfolio":
-            self._units = engine.assess()
-        self._ratio.append(low)
+            self._start_usd = now.equity_usd
+        self._time.append(now.time)
+        self._equity.append(float(broker.getvalue()))
+        self._equity_usd.append(now.equity_usd)
+        self._collateral.append(now.collateral)
+        if self._units is None and broker.account.positions and broker.account_mode == "portfolio":
+            self._units = broker.report()
+        self._ratio.append(now.low)
         for data in self.datas:
             if len(data):
                 self._prices[data._name].append(float(data.close[0]))

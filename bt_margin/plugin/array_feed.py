@@ -23,6 +23,7 @@ MARKS = ("mark_open", "mark_high", "mark_low", "mark", "index", "forward_price")
 """Lines beyond the usual: a candle of marks (`mark` is its close), the index, what options are priced from."""
 
 
+Array = NDArray[np.float64]
 Candle = tuple[float, float, float, float]
 
 
@@ -152,6 +153,14 @@ class ArrayFeed(bt.feed.DataBase):
         at = self._times._idx
         close, low, high, open_, _, _, stamp, mark_open, mark_high, mark_low, mark, index, forward = [
             line.array[at] for line in self._told
+        ]
+        return stamp, (open_, high, low, close), (mark_open, mark_high, mark_low, mark), index, forward
+
+    def arrays(self) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], Array, Array]:
+        """`present`, of every bar: copies of whole arrays, without what indicators reserve beyond the end."""
+        bars = len(self._times.array) - self._times.extension
+        close, low, high, open_, _, _, stamp, mark_open, mark_high, mark_low, mark, index, forward = [
+            np.array(line.array[:bars]) for line in self._told
         ]
         return stamp, (open_, high, low, close), (mark_open, mark_high, mark_low, mark), index, forward
 

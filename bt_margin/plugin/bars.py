@@ -56,7 +56,7 @@ def read_bar(data: Any, since: int | None) -> Bar | None:
             _check(marks, symbol, "mark price", close_ms)
             mark = marks
         if index == index:
-            indexes = _moved_along(index, mark or last)
+            indexes = moved_along(index, mark or last)
     open_ms = close_ms - step_of(data)
     return Bar(symbol, open_ms if since is None else max(open_ms, since), close_ms, last, mark, indexes,
                forward if forward == forward else None)
@@ -76,7 +76,7 @@ def _shown(data: Any) -> tuple[float, Prices, Prices, float, float]:
     return float(data.datetime[0]), last, marks, value("index"), value("forward_price")
 
 
-def _moved_along(close: float, prices: Prices) -> Prices:
+def moved_along(close: float, prices: Prices) -> Prices:
     """A candle that ends at `close` and moves in proportion to another's."""
     ratio = close / prices[CLOSE]
     return prices[OPEN] * ratio, prices[HIGH] * ratio, prices[LOW] * ratio, close
@@ -129,6 +129,11 @@ class Bars:
         self.stamps: dict[str, tuple[float, float]] = {}
         self.stamp = 0.0
         self._seen: dict[str, Any] = {}  # what tells a feed's bar from the one before
+
+    def set(self, bar: Bar, stamps: tuple[float, float], seen: int) -> None:
+        """Make a bar of whole arrays the latest of its feed: it has passed unread."""
+        self.latest[bar.symbol], self.stamps[bar.symbol], self._seen[bar.symbol] = bar, stamps, seen
+        self.stamp = max(self.stamp, stamps[1])
 
     def fresh(self, feeds: Mapping[str, Any]) -> list[Bar]:
         """Bars that came since the last call. A feed that did not move is not read: it may be empty in exactbars."""

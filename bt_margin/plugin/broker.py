@@ -47,6 +47,7 @@ from bt_margin.plugin.orders import (
 )
 from bt_margin.plugin.path import market_at, walk
 from bt_margin.plugin.settings import OWN, borrowing, opening_balances, rule_book, validate
+from bt_margin.plugin.sleep import Asleep, Instant, Sleeper
 from bt_margin.rules.book import Rules
 
 log = logging.getLogger("bt_margin")
@@ -66,7 +67,8 @@ class MarginBroker(BackBroker):
     otherwise), `borrow` (multi-currency and portfolio: {"auto": True, "leverage": {currency: setting},
     "collateral_off": [currency]}), `deleveraging` (of Deleveraging: scripted auto-deleveraging), `switches` (of
     ModeSwitch: scripted changes of the account mode), `slippage` (share of the price that forced orders lose),
-    `strict` (nothing stands in), `min_value` (floor of `getvalue`, so that stock analyzers survive a wipe-out).
+    `strict` (nothing stands in), `sleep` (False: no bar is slept through, which costs time and changes nothing else),
+    `min_value` (floor of `getvalue`, so that stock analyzers survive a wipe-out).
     """
 
     params = tuple(OWN.items())
@@ -86,10 +88,14 @@ class MarginBroker(BackBroker):
 
     def init(self) -> None:
         """Back to the beginning; called when made and at the start of every run."""
+        self._sleeper: Sleeper | None = None
+        self._asleep: Asleep | None = None
+        self._stirred = False
         if not self.margined:
             super().init()
             return
         balances = opening_balances(self.p)
+        self._available = float(balances.get(self.p.currency, 0.0))
         stable = float(sum(amount for currency, amount in balances.items() if currency in STABLECOINS))
         cash, self.p.cash = self.p.cash, max(stable, self.p.min_value)
         try:
@@ -105,7 +111,6 @@ class MarginBroker(BackBroker):
         self._mode = mode_named(self.p.mode)
         self._kept: dict[str, str] = {}  # margin mode of positions that were open when the account mode changed
         self._switches = sorted(self.p.switches, key=lambda switch: switch.time)
-        self._available = float(balances.get(self.p.currency, 0.0))
         self._feeds: dict[str, Any] = {}
         self.bars = Bars()
         self._instruments: dict[str, Instrument] = {}
@@ -138,6 +143,8 @@ class MarginBroker(BackBroker):
         self._fundshares = self._value / float(self.p.fundstartval)
 
     def stop(self) -> None:
+        if self.margined:
+            self._wake()
         super().stop()
         self._running = False
 
@@ -183,6 +190,7 @@ class MarginBroker(BackBroker):
             raise InputError("broker: no mode is set, so this is the stock broker; make it MarginBroker(mode=...)")
         if self._engine is None:
             raise InputError("broker: no bar has come yet; ask again from next() on")
+        self._to_the_present()
         return self._engine
 
     def report(self) -> AccountReport:
@@ -197,7 +205,27 @@ class MarginBroker(BackBroker):
     @property
     def events(self) -> list[Event]:
         """Warnings, cancellations, reductions, takeovers, refusals ... each with the report that caused it."""
-        return self.engine.events if self.started else []
+        return self._engine.events if self.margined and self._engine is not None else []
+
+    @property
+    def account(self) -> Account:
+        """Balances, positions, resting orders: to be read, changed only through the broker."""
+        return self._account
+
+    @property
+    def account_mode(self) -> str:
+        """The account mode now; `switch_mode` changes it."""
+        return self._mode.name
+
+    def instant(self) -> Instant:
+        """The account at the present bar's close. Reading it every bar lets the broker sleep; `low` is the lowest ratio
+        since it was read last."""
+        asleep = self._asleep
+        if asleep is not None and asleep.at >= asleep.first:
+            return asleep.instant()
+        engine = self.engine
+        return Instant(engine.market.time, engine.equity_usd(), engine.take_lowest(), engine.present_ratio(),
+                       engine.collateral())
 
     def coins(self, data: Any, amount: float) -> float:
         """The size (contracts, whole lots) that stands for `amount` of the base coin, at the last price."""
@@ -211,7 +239,10 @@ class MarginBroker(BackBroker):
 
     def judged_range(self, data: Any) -> tuple[float, float]:
         """Lowest and highest price of the feed's present bar that positions are judged at: marks, else last prices."""
-        bar = self.bars.latest[feed_of(data)._name]
+        name, asleep = feed_of(data)._name, self._asleep
+        if asleep is not None and self._sleeper is not None and asleep.at >= asleep.first:
+            return self._sleeper.judged_range(name, asleep.at)
+        bar = self.bars.latest[name]
         prices = bar.mark or bar.last
         return prices[LOW], prices[HIGH]
 
@@ -362,16 +393,34 @@ class MarginBroker(BackBroker):
 
     def get_cash(self) -> float:
         """What may open positions, in the broker's currency."""
-        return self._available if self.margined else self.cash
+        if not self.margined:
+            return self._cash
+        asleep = self._asleep
+        if asleep is not None and asleep.at >= asleep.first:
+            return float(asleep.cash[asleep.at - asleep.first])
+        return self._available
 
     getcash = get_cash
+
+    @property
+    def cash(self) -> float:
+        """As `getcash`."""
+        return self.get_cash()
+
+    @cash.setter
+    def cash(self, amount: float) -> None:
+        self._cash = amount
 
     def get_value(self, datas: Any = None, mkt: bool = False, lever: bool = False) -> float:
         """Total equity; of given feeds or legs the signed notional of their positions, at the last price."""
         if not self.margined:
             return super().get_value(datas, mkt, lever)  # type: ignore[no-any-return]
         if datas is None:
+            asleep = self._asleep
+            if asleep is not None and asleep.at >= asleep.first:
+                return float(asleep.values[asleep.at - asleep.first])
             return float(self._value)
+        self._to_the_present()
         total = 0.0
         for data in datas:
             size = self.getposition(data).size
@@ -381,6 +430,13 @@ class MarginBroker(BackBroker):
         return total
 
     getvalue = get_value
+
+    def get_fundvalue(self) -> float:
+        if not self.margined:
+            return super().get_fundvalue()  # type: ignore[no-any-return]
+        return self.get_value() / self._fundshares if self.started else float(self._fundval)
+
+    fundvalue = property(get_fundvalue)
 
     def get_leverage(self) -> float:
         if not self.margined:
@@ -556,6 +612,9 @@ class MarginBroker(BackBroker):
         if not self.margined:
             super().next()
             return
+        asleep, sleeper = self._asleep, self._sleeper
+        if asleep is not None and sleeper is not None and self._sleeps_on(asleep, sleeper):
+            return
         bars = self.bars.fresh(self._feeds)
         if self._engine is None:
             if not bars:
@@ -563,6 +622,8 @@ class MarginBroker(BackBroker):
             self._engine = self._begin(bars)
             for data in self._feeds.values():
                 self.instrument(data)  # a product that is not built yet is refused before anything trades
+            if self.p.sleep:
+                self._sleeper = Sleeper.over(self._feeds, self.p.currency, self.p.path, self.p.min_value)
         engine = self._engine
         while self._cash_addition:
             amount = self._cash_addition.popleft()
@@ -583,6 +644,41 @@ class MarginBroker(BackBroker):
             self.switch_mode(switch.mode, switch.leverage)
         self._tell()
         self._revalue()
+        if self._sleeper is not None:
+            self._asleep = self._sleeper.look(engine, self.pending, self._switches[0].time if self._switches else None)
+
+    def _sleeps_on(self, asleep: Asleep, sleeper: Sleeper) -> bool:
+        """True in a bar that is slept through; otherwise the stretch has ended with the bar before."""
+        at = sleeper.at
+        stirred, self._stirred = self._stirred, False
+        if at > asleep.last or self.submitted or self._toactivate or self._cash_addition or (
+            stirred and not asleep.unchanged
+        ):
+            self._wake()
+            return False
+        asleep.at = at
+        return True
+
+    def _to_the_present(self) -> None:
+        """Bring engine and bars to the present: somebody asks for them, and may change something."""
+        asleep, sleeper = self._asleep, self._sleeper
+        if asleep is not None and sleeper is not None:
+            self._stirred = True
+            if asleep.told < asleep.at:
+                asleep.bring(sleeper.dated)
+                sleeper.show(self.bars, asleep.at)
+
+    def _wake(self) -> None:
+        """No more bars are slept through, whatever was ahead."""
+        self._to_the_present()
+        asleep, self._asleep, self._stirred = self._asleep, None, False
+        if asleep is None or self._sleeper is None:
+            return
+        slept = asleep.at + 1 - asleep.first
+        if slept:
+            self._value, self._available = asleep.values[slept - 1], asleep.cash[slept - 1]
+            self._fundval = self._value / self._fundshares
+        self._sleeper.woke(slept)
 
     def _match(self, moved: set[str]) -> list[Candidate]:
         """Let backtrader say which orders fill in this bar and at what price; nothing is booked yet."""
@@ -744,6 +840,5 @@ class MarginBroker(BackBroker):
     def _revalue(self) -> None:
         engine = self.engine
         self._value = max(engine.equity_usd() / float(engine.market.usd(self.p.currency)), self.p.min_value)
-        self._available = self.cash = engine.available(self.p.currency)
-        self._valuelever = self._valuemkt = self._valuemktlever = self._value
+        self._available = engine.available(self.p.currency)
         self._fundval = self._value / self._fundshares

@@ -16,5 +16,5 @@ class MarginRatio(bt.Observer):
     def next(self) -> None:
         broker = self._owner.broker
         if getattr(broker, "started", False):
-            ratio = broker.engine.present_ratio()
+            ratio = broker.instant().ratio
             self.lines.ratio[0] = float("nan") if ratio is None else ratio * 100.0

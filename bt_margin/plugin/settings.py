@@ -32,6 +32,7 @@ OWN: dict[str, Any] = {
     "switches": (),
     "slippage": 0.0,
     "strict": False,
+    "sleep": True,
     "min_value": 1e-9,
 }
 """Parameters beyond the stock broker's. Without a mode they would do nothing, so that changing one is refused."""

@@ -188,6 +188,7 @@ def _total_from(target: NDArray[np.float64], ratio: NDArray[np.float64]) -> NDAr
     log = np.log(ratio)
     below, above = np.zeros_like(log), 9.0 + np.sqrt(81.0 + 2.0 * log)
     total = np.sqrt(2.0 * log)
+    found = target == 0.0
     for _ in range(100):
         value = _time_value(1.0, ratio, total)
         short = value < target
@@ -198,7 +199,8 @@ def _total_from(target: NDArray[np.float64], ratio: NDArray[np.float64]) -> NDAr
         inside = (below <= step) & (step <= above)
         moved = np.where(inside, step, (below + above) / 2.0)
         still = np.abs(moved - total) <= 1e-12 * moved
-        total = moved
-        if np.all(still | (target == 0.0)):
+        total = np.where(found, total, moved)  # one that is found stays: none depends on its neighbours
+        found = found | still
+        if np.all(found):
             break
     return np.where(target == 0.0, 0.0, total)

@@ -1,0 +1,250 @@
+"""How long an account may sleep: the bars ahead in which nothing can happen to it, judged all at once.
+
+The functions that judge one instant judge arrays of them; there is no second set of rules and no bound besides. A bar
+is quiet when no clock event and no change of the rules falls into it, and no pool comes to a level of interest at any
+point of its path. What is in doubt is not quiet: the exact way decides there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bt_margin.engine.clock import due_events
+from bt_margin.errors import InputError
+from bt_margin.model.instrument import Number
+from bt_margin.model.market import Market
+from bt_margin.modes import currencies
+from bt_margin.modes.base import Judgement, Pool, judge
+from bt_margin.modes.distance import distance, is_straight, lowest_gaps, straight
+
+if TYPE_CHECKING:
+    from bt_margin.engine.engine import MarginEngine
+
+Array = NDArray[np.float64]
+
+NEAR = 1e-9
+"""Of a level: a pool nearer to it than this is left to the exact way, however arrays may round."""
+FEWEST = 2
+"""Fewer bars than these are not worth a look ahead."""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """The bars ahead as instants, point by point: all opens, then all of the next point, last all closes.
+
+    `market` has arrays of points x bars; `opens` and `closes` are the bars' times (ms). `index_pairs`: whose index is
+    heard of at every close.
+    """
+
+    market: Market
+    opens: NDArray[np.int64]
+    closes: NDArray[np.int64]
+    points: int
+    index_pairs: tuple[str, ...] = ()
+
+    def first(self, bars: int) -> Ahead:
+        """The same over fewer bars."""
+        width = len(self.closes)
+        if bars == width:
+            return self
+        kept = np.arange(self.points * width).reshape(self.points, width)[:, :bars].ravel()
+        return Ahead(self.market.some(kept), self.opens[:bars], self.closes[:bars], self.points, self.index_pairs)
+
+    def ends(self, bar: int, before: Market) -> tuple[Market, Market]:
+        """The markets at a bar's open and close, after another."""
+        width, time = len(self.closes), int(self.closes[bar])
+        opening = replace(self.market.one(bar, int(self.opens[bar])), index_times=before.index_times)
+        heard = {**before.index_times, **dict.fromkeys(self.index_pairs, time)}
+        closing = replace(self.market.one((self.points - 1) * width + bar, time), index_times=heard)
+        return opening, closing
+
+    @property
+    def at_close(self) -> slice:
+        """Where the closes are among the instants."""
+        width = len(self.closes)
+        return slice((self.points - 1) * width, self.points * width)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Quiet bars ahead of an account that stands still: its pools, judged along the path."""
+
+    ahead: Ahead
+    pools: tuple[tuple[Pool, Judgement], ...]
+    bars: int
+
+    def lows(self) -> Array:
+        """The lowest ratio of all pools in each bar; NaN where nothing is required."""
+        width = len(self.ahead.closes)
+        lows = np.full(width, np.nan)
+        for _, judged in self.pools:
+            lows = np.fmin(lows, np.fmin.reduce(self._ratios(judged).reshape(self.ahead.points, width)))
+        return lows
+
+    def closing_ratios(self) -> Array:
+        """The lowest ratio of all pools at each close; NaN where nothing is required."""
+        lows = np.full(len(self.ahead.closes), np.nan)
+        for _, judged in self.pools:
+            lows = np.fmin(lows, self._ratios(judged)[self.ahead.at_close])
+        return lows
+
+    def _ratios(self, judged: Judgement) -> Array:
+        equity, requirement = (_along(x, self.ahead) for x in (judged.equity, judged.requirement))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(requirement > 0, equity / requirement, np.nan)
+
+
+def look_ahead(engine: MarginEngine, path: Ahead) -> Stretch | None:
+    """The quiet bars at the beginning of `path`, as the account stands; None where there are too few."""
+    if not engine.settled or len(path.closes) < FEWEST:
+        return None
+    try:
+        owing = engine.mode.whole and _costs_interest(engine, engine.market)
+        path = path.first(_undisturbed(engine, path, owing))
+        if engine.mode.whole and not owing and _costs_interest(engine, path.market):
+            owing = True
+            path = path.first(_undisturbed(engine, path, owing))
+        if len(path.closes) < FEWEST or (owing and not engine.account.borrowing.auto):
+            return None  # what is owed may have to be repaid at any price
+        while len(path.closes) >= FEWEST:
+            try:
+                pools = tuple((p, judge(p, path.market, engine.rules)) for p in engine.at_risk_pools())
+                break
+            except InputError:  # somewhere ahead the rules end
+                path = path.first(len(path.closes) // 2)
+        else:
+            return None
+        bars = _quiet_bars(engine, path, pools)
+        if bars >= FEWEST and engine.entry_distance is None:
+            bars = min(bars, _before_first_distance(engine, path, pools))
+    except InputError:
+        return None  # the exact way tells what is wrong
+    return Stretch(path, pools, bars) if bars >= FEWEST else None
+
+
+def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: int) -> float | None:
+    """The lowest distance to liquidation in the bars [start, end) of a stretch where it may be a new low of the run,
+    per cent; the run's own low otherwise."""
+    low, path = engine.min_distance, stretch.ahead
+    width = len(path.closes)
+    instants = np.arange(path.points * width).reshape(path.points, width)[:, start:end].ravel()
+    for pool, judged in stretch.pools:
+        if not _holds(pool):
+            continue
+        if is_straight(pool):
+            away = np.fmin.reduce(_along(straight(pool, judged, path.market), path)[instants])
+            low = float(away) if away == away and (low is None or away < low) else low
+        else:
+            low = _searched(engine, pool, path, instants, low)
+    return low
+
+
+# -- what ends a stretch ----------------------------------------------------------------------------------------------
+
+
+def _undisturbed(engine: MarginEngine, path: Ahead, owing: bool) -> int:
+    """How many bars come before a clock event or another day's rules."""
+    bars = _same_rules(engine, path)
+    account = engine.account
+    if not bars or not (engine.at_risk or account.orders or owing):
+        return bars
+    due = due_events(account, engine.funding, engine.deleveraging, engine.rules, engine.market.time,
+                     int(path.closes[bars - 1]), engine.mode.whole and owing)
+    return min(bars, int(np.searchsorted(path.closes, due[0][0]))) if due else bars
+
+
+def _same_rules(engine: MarginEngine, path: Ahead) -> int:
+    def same(bar: int) -> bool:
+        return engine.rules_at(int(path.closes[bar])) is engine.rules
+
+    low, high = 0, len(path.closes)
+    if high and same(high - 1):
+        return high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if same(middle) else (low, middle)
+    return low
+
+
+def _costs_interest(engine: MarginEngine, market: Market) -> bool:
+    """True where every full hour of a whole account counts, at an instant or at one of many."""
+    if any(engine.account.accrued.values()):
+        return True
+    return any(currencies.costs_interest(line)
+               for line in currencies.lines(engine.account_pool(), market, engine.rules))
+
+
+def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:
+    """Bars before the first in which a pool comes near the level that it would be told of, or leaves it."""
+    quiet = np.ones(path.points * len(path.closes), dtype=bool)
+    levels = engine.rules.liquidation
+    for pool, judged in pools:
+        equity, requirement = (_along(x, path) for x in (judged.equity, judged.requirement))
+        warning = requirement * levels.warning_ratio
+        if engine.warned(pool):
+            level = requirement * levels.liquidation_ratio
+            quiet &= (equity - level > NEAR * level) & (warning - equity >= NEAR * warning) & (requirement > 0)
+        else:
+            quiet &= equity - warning > NEAR * warning  # false where either is no number
+        if engine.account.orders:
+            quiet &= _along(pool.mode.spare(pool, path.market, engine.rules), path) > NEAR * np.abs(equity)
+    loud = np.flatnonzero(~np.logical_and.reduce(quiet.reshape(path.points, -1)))
+    return int(loud[0]) if len(loud) else len(path.closes)
+
+
+def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:
+    """Bars before the first at which some move of the market would end a pool, where so far none would."""
+    width = len(path.closes)
+    for pool, judged in pools:
+        if not _holds(pool):
+            continue
+        if is_straight(pool):
+            known = ~np.isnan(_along(straight(pool, judged, path.market), path))
+        else:
+            known = _along(lowest_gaps(pool, None, path.market, engine.rules), path) <= 0
+        bars = np.flatnonzero(np.logical_or.reduce(known.reshape(path.points, -1)))
+        if len(bars):
+            width = min(width, int(bars[0]))
+    return width
+
+
+# -- distances --------------------------------------------------------------------------------------------------------
+
+
+def _holds(pool: Pool) -> bool:
+    """False for orders alone: nothing is held yet."""
+    return bool(pool.positions) or (pool.holdings is not None and bool(pool.holdings.owed()))
+
+
+def _searched(engine: MarginEngine, pool: Pool, path: Ahead, instants: NDArray[np.intp], low: float | None
+              ) -> float | None:
+    """The lowest distance of a pool at some instants, by search, where a look says that it may be below `low`."""
+    there, rules = path.market.some(instants), engine.rules
+
+    def search(at: int) -> float | None:
+        market = there.one(at, int(there.times[at]) if there.times is not None else there.time)
+        return distance(pool, judge(pool, market, rules), market, rules)
+
+    left = np.ones(len(instants), dtype=bool)
+    while True:
+        try:
+            gaps = np.where(left, np.broadcast_to(lowest_gaps(pool, low, there, rules), left.shape), np.inf)
+        except InputError:  # a look leads beyond the rules: each instant for itself, as the exact way does
+            found = [away for at in np.flatnonzero(left) if (away := search(int(at))) is not None]
+            return min([*found, *([] if low is None else [low])], default=None)
+        nearest = int(np.argmin(gaps))
+        if not gaps[nearest] <= 0:
+            return low
+        left[nearest] = False
+        away = search(nearest)
+        if away is not None and (low is None or away < low):
+            low = away
+
+
+def _along(value: Number, path: Ahead) -> Array:
+    return np.broadcast_to(np.asarray(value, dtype=np.float64), (path.points * len(path.closes),))

@@ -1,0 +1,314 @@
+"""When the broker may sleep: bars in which no order can be touched and nothing can happen to the account.
+
+Where all feeds hold whole arrays on one clock, `engine.horizon` judges the bars ahead at once. While they pass the
+broker does nothing; value, cash and ratio of each are there, and engine and bars are brought to the present as soon as
+somebody asks for them. Everywhere else, and from the first bar on that is not quiet, every bar goes the exact way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import backtrader as bt
+import numpy as np
+from numpy.typing import NDArray
+
+from bt_margin.engine.engine import MarginEngine
+from bt_margin.engine.horizon import Ahead, Stretch, look_ahead
+from bt_margin.model.instrument import Number, is_symbol
+from bt_margin.model.market import STABLECOINS
+from bt_margin.modes.account_report import Collateral, collateral
+from bt_margin.modes.assess import available, total_equity
+from bt_margin.modes.base import judge
+from bt_margin.plugin.array_feed import ArrayFeed
+from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Prices, moved_along, step_of
+from bt_margin.plugin.orders import STOP_LIMITS
+from bt_margin.plugin.path import market_at
+
+SHORTEST, LONGEST = 64, 16_384
+"""How many bars are looked at together: few at first, more each time that all of them were quiet."""
+PATIENCE = 64
+"""The most bars that go the exact way before another look, where looks were in vain."""
+
+Array = NDArray[np.float64]
+
+
+class Lines:
+    """One feed's arrays: candles of last prices and marks, index, forward; and of which kind each bar is.
+
+    Bars of one kind have the same prices of their own: marks, an index, a forward, or none. `bad`: not to be traded at.
+    """
+
+    def __init__(self, feed: ArrayFeed) -> None:
+        self.symbol: str = feed._name
+        stamp, last, marks, self.index, self.forward = feed.arrays()
+        self.stamps = stamp
+        self.last, self.marks = last, marks
+        self.closes = np.rint((stamp - 719163.0) * 86_400_000).astype(np.int64)
+        self.opens = self.closes - step_of(feed)
+        self.venue = is_symbol(self.symbol)
+        self.bad = ~_sound(last)
+        none = np.logical_and.reduce([np.isnan(row) for row in marks])
+        if self.venue:
+            self.bad |= ~none & ~_sound(marks)
+            self.kind = none + 2 * np.isnan(self.index) + 4 * np.isnan(self.forward)
+            self.bad |= ~np.isnan(self.index) & ~_sound((self.index,))
+        else:
+            self.kind = np.zeros(len(stamp), dtype=np.int64)
+
+    def bar(self, at: int | slice, opens: Any, closes: Any) -> Bar:
+        """Bars as one `Bar` of arrays, or one of them."""
+
+        def of(candle: Sequence[Array]) -> Any:
+            found = tuple(row[at] for row in candle)
+            return tuple(float(x) for x in found) if isinstance(at, int) else found
+
+        first = at if isinstance(at, int) else at.start
+        last: Prices = of(self.last)
+        if not self.venue:
+            return Bar(self.symbol, opens, closes, last, None, None)
+        kind = int(self.kind[first])
+        marks: Prices | None = None if kind & 1 else of(self.marks)
+        (index,) = of((self.index,))
+        (forward,) = of((self.forward,))
+        return Bar(self.symbol, opens, closes, last, marks, None if kind & 2 else moved_along(index, marks or last),
+                   None if kind & 4 else forward)
+
+
+def _sound(rows: Iterable[Array]) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        return np.logical_and.reduce([(row > 0.0) & (row < np.inf) for row in rows])  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Instant:
+    """The account at the close of a bar. `low` is the lowest margin ratio within it, `ratio` that at the close; None
+    while nothing is required. `collateral`: see MarginEngine.collateral; USD."""
+
+    time: int
+    equity_usd: float
+    low: float | None
+    ratio: float | None
+    collateral: dict[str, Collateral]
+
+
+class Asleep:
+    """The quiet bars that the broker sleeps through: `first` to `last` of the feeds, and what each of them shows."""
+
+    def __init__(self, engine: MarginEngine, stretch: Stretch, first: int, currency: str, floor: float) -> None:
+        self.engine, self.stretch, self.first = engine, stretch, first
+        self._state = (engine.state, engine.mode)
+        self.last = first + stretch.bars - 1
+        # the present bar; the last one that the engine knows of; the last one whose lowest ratio was taken
+        self.at = self.told = self._taken = first - 1
+        self.closing = stretch.ahead.market.some(stretch.ahead.at_close)
+        self.equity_usd = self._each(total_equity(engine.account, self.closing))
+        usd = self.closing.usd(currency)
+        self.values = np.maximum(self.equity_usd / usd, floor).tolist()
+        pool = engine.free_pool(currency)
+        free: Number = 0.0
+        if pool is not None:
+            free = np.maximum(0.0, available(judge(pool, self.closing, engine.rules)))
+            free = free / usd if engine.mode.whole else free
+        self.cash = self._each(free).tolist()
+
+    def _each(self, value: Number) -> Array:
+        return np.broadcast_to(np.asarray(value, dtype=np.float64), self.stretch.ahead.closes.shape)
+
+    @cached_property
+    def lows(self) -> Array:
+        return self.stretch.lows()
+
+    @cached_property
+    def _ratios(self) -> Array:
+        return self.stretch.closing_ratios()
+
+    @cached_property
+    def _collateral(self) -> dict[str, Collateral]:
+        engine = self.engine
+        if not engine.mode.whole:
+            return {}
+        rows = collateral(engine.account_pool(), self.closing, engine.rules)
+        return {name: Collateral(*(self._each(part) for part in row)) for name, row in rows.items()}
+
+    @property
+    def unchanged(self) -> bool:
+        """True while the account is still as it was when the stretch was looked at."""
+        return (self.engine.state, self.engine.mode) == self._state
+
+    def instant(self) -> Instant:
+        """The account at the close of the present bar."""
+        bar = self.at - self.first
+        low = float(np.fmin.reduce(self.lows[max(0, self._taken + 1 - self.first):bar + 1], initial=np.nan))
+        self._taken = self.at
+        return Instant(
+            int(self.stretch.ahead.closes[bar]), float(self.equity_usd[bar]), _known(low), _known(self._ratios[bar]),
+            {name: Collateral(*(float(np.asarray(part)[bar]) for part in row)) for name, row in
+             self._collateral.items()},
+        )
+
+    def bring(self, notable: bool) -> None:
+        """Tell the engine of the bars up to the present one."""
+        start, end = self.told + 1 - self.first, self.at + 1 - self.first
+        low = float(np.fmin.reduce(self.lows[max(start, self._taken + 1 - self.first):end], initial=np.nan))
+        self.engine.sleep(self.stretch, start, end, _known(low), notable)
+        self.told = self.at
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+class Sleeper:
+    """Looks ahead over the arrays of all feeds."""
+
+    def __init__(self, feeds: Mapping[str, Any], currency: str, path: str, floor: float) -> None:
+        self.lines = [Lines(feed) for feed in feeds.values()]
+        self._by_name = {line.symbol: line for line in self.lines}
+        self.clock = next(iter(feeds.values()))._times
+        self.currency, self.path, self.floor = currency, path, floor
+        first = self.lines[0]
+        self.closes = first.closes
+        self.opens = np.minimum.reduce([line.opens for line in self.lines])
+        self.opens = np.maximum(self.opens, np.concatenate([self.opens[:1], self.closes[:-1]]))
+        change = np.zeros(len(self.closes), dtype=bool)
+        for line in self.lines:
+            change |= line.bad
+            change[1:] |= (line.kind[1:] != line.kind[:-1]) | line.bad[:-1]
+        change[1:] |= np.diff(self.closes) <= 0
+        self._changes = np.flatnonzero(change)
+        self.dated = any("-" in line.symbol for line in self.lines if line.venue)
+        self._pairs = tuple(line.symbol.partition(":")[0] for line in self.lines)
+        self._width, self._wait, self._patience = SHORTEST, 1, 1
+
+    @classmethod
+    def over(cls, feeds: Mapping[str, Any], currency: str, path: str, floor: float) -> Sleeper | None:
+        """None where feeds have no whole arrays on one clock, or prices within a bar hang on each other."""
+        rows = list(feeds.values())
+        if not rows or not all(getattr(feed, "whole", False) for feed in rows):
+            return None
+        stamps = [feed.arrays()[0] for feed in rows]
+        if not all(np.array_equal(stamps[0], other) for other in stamps[1:]):
+            return None
+        plain = any(not is_symbol(name) for name in feeds)
+        if plain and (currency not in STABLECOINS or any(name in USD_PAIRS for name in feeds)):
+            return None
+        return cls(feeds, currency, path, floor)
+
+    @property
+    def at(self) -> int:
+        """Number of the present bar."""
+        return self.clock._idx  # type: ignore[no-any-return]
+
+    def judged_range(self, name: str, at: int) -> tuple[float, float]:
+        """Lowest and highest price of a bar that positions are judged at: marks, else last prices."""
+        line = self._by_name[name]
+        prices = line.last if not line.venue or line.kind[at] & 1 else line.marks
+        return float(prices[LOW][at]), float(prices[HIGH][at])
+
+    def look(self, engine: MarginEngine, pending: Iterable[Any], until: int | None) -> Asleep | None:
+        """The quiet bars after the present one, None where there are none or it is too soon to look again.
+
+        `pending`: backtrader's orders, `until`: a time (ms) before which the stretch has to end.
+        """
+        if self._wait > 0:
+            self._wait -= 1
+            return None
+        at = self.at
+        found = None
+        end = self._end(at, pending, until)
+        if end - at > 2:
+            ahead = self._ahead(engine, slice(at + 1, end))
+            stretch = look_ahead(engine, ahead)
+            if stretch is not None:
+                whole = stretch.bars == len(ahead.closes) == self._width
+                self._width = min(LONGEST, 4 * self._width) if whole else max(SHORTEST, 2 * stretch.bars)
+                found = Asleep(engine, stretch, at + 1, self.currency, self.floor)
+        if found is None:
+            self._in_vain()
+        return found
+
+    def woke(self, slept: int) -> None:
+        """Somebody stirred after so many bars: looking ahead is worth it only where some bars pass."""
+        if slept < 4:
+            self._in_vain()
+        else:
+            self._patience = 1
+
+    def _in_vain(self) -> None:
+        self._wait = self._patience
+        self._patience = min(PATIENCE, 2 * self._patience)
+        self._width = SHORTEST
+
+    def _end(self, at: int, pending: Iterable[Any], until: int | None) -> int:
+        """The bar before which the stretch after bar `at` has to end, orders and kinds of bars considered."""
+        end = min(at + 1 + self._width, len(self.closes))
+        place = int(np.searchsorted(self._changes, at + 1))
+        if place < len(self._changes):
+            end = min(end, int(self._changes[place]))
+        if until is not None:
+            end = min(end, int(np.searchsorted(self.closes, until)))
+        for order in pending:
+            if end - at <= 2:
+                break
+            if order.alive() and order.active():
+                end = min(end, self._touch(order, at + 1, end))
+        return end
+
+    def _touch(self, order: Any, start: int, end: int) -> int:
+        """The first bar of [start, end) in which backtrader might fill or expire an order; `end` where none."""
+        line = self._by_name[order.data._name]
+        kinds, bars = bt.Order, slice(start, end)
+        met = line.stamps[bars] >= order.valid if order.valid else np.zeros(end - start, dtype=bool)
+        low, high = line.last[LOW][bars], line.last[HIGH][bars]
+        limit = order.exectype == kinds.Limit or (order.exectype in STOP_LIMITS and order.triggered)
+        if limit:
+            price = order.created.price if order.exectype == kinds.Limit else order.created.pricelimit
+            met |= low <= price if order.isbuy() else high >= price
+        elif order.exectype in (kinds.Stop, kinds.StopLimit):
+            price = order.created.price
+            met |= high >= price if order.isbuy() else low <= price
+        else:
+            return start  # fills at the next bar, or moves with every bar
+        first = np.flatnonzero(met)
+        return start + int(first[0]) if len(first) else end
+
+    def _ahead(self, engine: MarginEngine, bars: slice) -> Ahead:
+        points = ((CLOSE,) if not engine.at_risk else (OPEN, CLOSE) if self.path == "close" else
+                  (OPEN, LOW, HIGH, CLOSE))
+        opens, closes, now = self.opens[bars], self.closes[bars], engine.market
+        shown = [line.bar(bars, opens, closes) for line in self.lines]
+        markets = [market_at(now, shown, point, now.time, self.currency) for point in points]
+        forwards = dict(markets[-1].forwards)
+        for key, value in forwards.items():  # until the close of a bar its forward is that of the bar before
+            if isinstance(value, np.ndarray):
+                before = np.concatenate([[now.forwards[key]], value[:-1]])
+                forwards[key] = np.concatenate([before] * (len(points) - 1) + [value])
+        market = replace(
+            now, marks=_joined([m.marks for m in markets]), lasts=_joined([m.lasts for m in markets]),
+            indexes=_joined([m.indexes for m in markets]), forwards=forwards,
+            times=np.concatenate([opens] * (len(points) - 1) + [closes]).astype(np.float64),
+        )
+        heard = tuple(pair for pair, line in zip(self._pairs, self.lines, strict=True)
+                      if line.venue and not line.kind[bars.start] & 2)
+        usd = tuple(line.symbol for line in self.lines if line.symbol in USD_PAIRS)
+        return Ahead(market, opens, closes, len(points), (*heard, *usd))
+
+    def show(self, bars: Any, at: int) -> None:
+        """Make `at` the latest bar of every feed."""
+        closed = int(self.closes[at])
+        for line in self.lines:
+            stamp, before = float(line.stamps[at]), float(line.stamps[at - 1] if at else line.stamps[at])
+            own = max(int(line.opens[at]), int(self.closes[at - 1])) if at else int(line.opens[at])
+            bars.set(line.bar(at, own, closed), (before, stamp), at + 1)
+
+
+def _joined(parts: Sequence[Mapping[str, Number]]) -> dict[str, Number]:
+    """Prices point by point as one array each; what has no array is the same at all points."""
+    return {
+        key: np.concatenate([part[key] for part in parts]) if isinstance(value, np.ndarray) else value
+        for key, value in parts[-1].items()
+    }
