@@ -16,7 +16,7 @@ import numpy as np
 
 from bt_margin.engine import booking, credit, debts, portfolio_orders, spot_margin, switching
 from bt_margin.engine import orders as order_rules
-from bt_margin.engine.accrual import FundingSeries, funding_entries
+from bt_margin.engine.accrual import HOUR, FundingSeries, funding_entries
 from bt_margin.engine.booking import Fill
 from bt_margin.engine.clock import WINDOW, DebtHour, Deleveraging, InterestHour, References, due_events
 from bt_margin.engine.horizon import Stretch, nearest_distance
@@ -51,7 +51,7 @@ from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
 from bt_margin.modes.base import CancelOrders, Convert, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.conversion import repay_above_quota
-from bt_margin.modes.distance import distance, may_be_nearer
+from bt_margin.modes.distance import distance, holds, is_straight, may_be_nearer
 from bt_margin.modes.isolated import ISOLATED, pool_name
 from bt_margin.modes.reach import close_in
 from bt_margin.rules.book import RuleBook, Rules
@@ -109,6 +109,7 @@ class MarginEngine:
         self._judged: tuple[int, tuple[int, ...]] = self.state
         self._references = References()
         self._owed = account.owed()
+        self._sought: dict[str, tuple[tuple[int, tuple[int, ...]], int]] = {}  # pools that no move would end, and when
         self._pools_of: tuple[Any, tuple[list[Pool], list[Pool]]] | None = None
         self._looked: dict[str, tuple[Pool, Market, Rules, Judgement]] = {}
         if mode.whole:
@@ -507,6 +508,8 @@ class MarginEngine:
         at a delivery.
         """
         self.min_distance = nearest_distance(self, stretch, start, end)
+        last = (self.state, int(stretch.ahead.closes[end - 1]) // HOUR)
+        self._sought = dict.fromkeys(self._sought, last)
         if low is not None and (self._low_ratio is None or low < self._low_ratio):
             self._low_ratio = low
         closes = stretch.ahead.closes
@@ -623,7 +626,8 @@ class MarginEngine:
                 else:
                     self._settle(time, cause)
             self._note_debts()
-            self._judge()  # each instant is judged on its own (rule book section 14)
+            if not self.settled:
+                self._judge()  # each instant is judged on its own (rule book section 14)
         return moved
 
     def _fund(self, time: int, key: PositionKey, rate: float | None) -> None:
@@ -903,8 +907,13 @@ class MarginEngine:
     def _note_distance(self, pool: Pool, judgement: Judgement) -> None:
         """Remember the first and the lowest distance to liquidation of the run (per cent)."""
         low = self.min_distance
-        if not pool.positions and not (pool.holdings is not None and pool.holdings.owed()):
-            return  # orders alone: nothing is held yet
+        if not holds(pool):
+            return
+        if low is None and not is_straight(pool):
+            now = (self.state, self.market.time // HOUR)
+            if self._sought.get(pool.name) == now:
+                return  # nothing would end it when last sought: once an hour is enough until something is found
+            self._sought[pool.name] = now
         if not may_be_nearer(pool, low, self.market, self.rules):
             return
         away = distance(pool, judgement, self.market, self.rules)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bt_margin.engine.accrual import HOUR
 from bt_margin.engine.clock import due_events
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
 from bt_margin.modes import currencies
 from bt_margin.modes.base import Judgement, Pool, judge
-from bt_margin.modes.distance import distance, is_straight, lowest_gaps, straight
+from bt_margin.modes.distance import distance, holds, is_straight, lowest_gaps, straight
 
 if TYPE_CHECKING:
     from bt_margin.engine.engine import MarginEngine
@@ -131,14 +132,16 @@ def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: in
     """The lowest distance to liquidation in the bars [start, end) of a stretch where it may be a new low of the run,
     per cent; the run's own low otherwise."""
     low, path = engine.min_distance, stretch.ahead
+    if low is None:
+        return None  # the stretch ends where a first one is found
     width = len(path.closes)
     instants = np.arange(path.points * width).reshape(path.points, width)[:, start:end].ravel()
     for pool, judged in stretch.pools:
-        if not _holds(pool):
+        if not holds(pool):
             continue
         if is_straight(pool):
             away = np.fmin.reduce(_along(straight(pool, judged, path.market), path)[instants])
-            low = float(away) if away == away and (low is None or away < low) else low
+            low = min(low, float(away)) if away == away else low
         else:
             low = _searched(engine, pool, path, instants, low)
     return low
@@ -182,8 +185,8 @@ def _costs_interest(engine: MarginEngine, market: Market) -> bool:
 def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:
     """Bars before the first in which a pool comes near the level that it would be told of, or leaves it."""
     quiet = np.ones(path.points * len(path.closes), dtype=bool)
-    levels = engine.rules.liquidation
     for pool, judged in pools:
+        levels = engine.rules.liquidation
         equity, requirement = (_along(x, path) for x in (judged.equity, judged.requirement))
         warning = requirement * levels.warning_ratio
         if engine.warned(pool):
@@ -198,16 +201,24 @@ def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, J
 
 
 def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:
-    """Bars before the first at which some move of the market would end a pool, where so far none would."""
+    """Bars before the first at which some move of the market would end a pool, where so far none would. It is sought at
+    every instant in closed form, else where an hour begins, as the engine does."""
     width = len(path.closes)
     for pool, judged in pools:
-        if not _holds(pool):
+        if not holds(pool):
             continue
         if is_straight(pool):
-            known = ~np.isnan(_along(straight(pool, judged, path.market), path))
+            found = ~np.isnan(_along(straight(pool, judged, path.market), path)).reshape(path.points, width)
+            bars = np.flatnonzero(np.logical_or.reduce(found))
         else:
-            known = _along(lowest_gaps(pool, None, path.market, engine.rules), path) <= 0
-        bars = np.flatnonzero(np.logical_or.reduce(known.reshape(path.points, -1)))
+            hours = np.column_stack([path.opens, path.closes]).ravel() // HOUR
+            begins = np.flatnonzero(np.diff(hours, prepend=engine.market.time // HOUR))
+            bars, closing = np.divmod(begins, 2)
+            if path.points == 1:
+                closing[:] = 1
+            at = np.where(closing == 1, (path.points - 1) * width, 0) + bars
+            gaps = lowest_gaps(pool, None, path.market.some(at), engine.rules) if len(at) else np.empty(0)
+            bars = bars[np.broadcast_to(gaps, at.shape) <= 0]
         if len(bars):
             width = min(width, int(bars[0]))
     return width
@@ -216,13 +227,7 @@ def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tu
 # -- distances --------------------------------------------------------------------------------------------------------
 
 
-def _holds(pool: Pool) -> bool:
-    """False for orders alone: nothing is held yet."""
-    return bool(pool.positions) or (pool.holdings is not None and bool(pool.holdings.owed()))
-
-
-def _searched(engine: MarginEngine, pool: Pool, path: Ahead, instants: NDArray[np.intp], low: float | None
-              ) -> float | None:
+def _searched(engine: MarginEngine, pool: Pool, path: Ahead, instants: NDArray[np.intp], low: float) -> float:
     """The lowest distance of a pool at some instants, by search, where a look says that it may be below `low`."""
     there, rules = path.market.some(instants), engine.rules
 
@@ -236,14 +241,13 @@ def _searched(engine: MarginEngine, pool: Pool, path: Ahead, instants: NDArray[n
             gaps = np.where(left, np.broadcast_to(lowest_gaps(pool, low, there, rules), left.shape), np.inf)
         except InputError:  # a look leads beyond the rules: each instant for itself, as the exact way does
             found = [away for at in np.flatnonzero(left) if (away := search(int(at))) is not None]
-            return min([*found, *([] if low is None else [low])], default=None)
+            return min([low, *found])
         nearest = int(np.argmin(gaps))
         if not gaps[nearest] <= 0:
             return low
         left[nearest] = False
         away = search(nearest)
-        if away is not None and (low is None or away < low):
-            low = away
+        low = low if away is None else min(low, away)
 
 
 def _along(value: Number, path: Ahead) -> Array:

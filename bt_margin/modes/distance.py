@@ -44,6 +44,11 @@ def distance(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> 
     return None if math.isnan(away) else away
 
 
+def holds(pool: Pool) -> bool:
+    """True where prices can end a pool: orders alone hold nothing yet."""
+    return bool(pool.positions) or (pool.holdings is not None and bool(pool.holdings.owed()))
+
+
 def is_straight(pool: Pool) -> bool:
     """True where the distance has a closed form: linear contracts alone, or inverse ones alone, in one currency."""
     if pool.holdings is not None or not pool.positions:
@@ -80,14 +85,24 @@ def lowest_gaps(pool: Pool, low: float | None, path: Market, rules: Rules) -> ND
 
     Raises InputError where one of the instants leads beyond what the rules know.
     """
-    gaps = [np.asarray(judge(pool, moved(path, pool.positions, float(move)), rules).gap) for move in _looks(low)]
-    return np.minimum.reduce(np.broadcast_arrays(*gaps))  # type: ignore[no-any-return]
+    moves = _looks(low)
+    count = max((len(x) for prices in (path.marks, path.lasts, path.indexes, path.forwards) for x in prices.values()
+                 if isinstance(x, np.ndarray)), default=1)
+    lowest = np.full(count, np.inf)
+    together = max(1, _TOGETHER // count)
+    for first in range(0, len(moves), together):
+        some = moves[first:first + together]
+        there = path.some(np.tile(np.arange(count), len(some)))
+        gaps = judge(pool, moved(there, pool.positions, np.repeat(some, count)), rules).gap
+        lowest = np.minimum(lowest, np.broadcast_to(gaps, (len(some) * count,)).reshape(len(some), count).min(axis=0))
+    return lowest
 
 
 def _looks(low: float | None) -> NDArray[np.float64]:
     return _FEW if low is None else np.array([-min(low / 100.0, 0.999), low / 100.0])
 
 
+_TOGETHER = 4096  # instants that are judged in one go: what fits the processor's cache
 _FARTHEST = 99.0
 _FEW = np.array(
     [-0.999, -0.9, -0.7, -0.5, -0.35, -0.2, -0.1, -0.05,

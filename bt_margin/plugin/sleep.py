@@ -22,7 +22,7 @@ from bt_margin.model.instrument import Number, is_symbol
 from bt_margin.model.market import STABLECOINS
 from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import available, total_equity
-from bt_margin.modes.base import judge
+from bt_margin.modes.base import Pool, judge
 from bt_margin.plugin.array_feed import ArrayFeed
 from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Prices, moved_along, step_of
 from bt_margin.plugin.orders import STOP_LIMITS
@@ -108,12 +108,18 @@ class Asleep:
         self.equity_usd = self._each(total_equity(engine.account, self.closing))
         usd = self.closing.usd(currency)
         self.values = np.maximum(self.equity_usd / usd, floor).tolist()
-        pool = engine.free_pool(currency)
-        free: Number = 0.0
-        if pool is not None:
-            free = np.maximum(0.0, available(judge(pool, self.closing, engine.rules)))
-            free = free / usd if engine.mode.whole else free
-        self.cash = self._each(free).tolist()
+        free = self._each(self._free(engine.free_pool(currency)))
+        self.cash = (np.maximum(0.0, free) / (usd if engine.mode.whole else 1.0)).tolist()
+
+    def _free(self, pool: Pool | None) -> Number:
+        """What a pool may still open at each close; judged already where it can be liquidated."""
+        if pool is None:
+            return 0.0
+        for other, judged in self.stretch.pools:
+            if other is pool:
+                free = available(judged)
+                return free[self.stretch.ahead.at_close] if isinstance(free, np.ndarray) else free
+        return available(judge(pool, self.closing, self.engine.rules))
 
     def _each(self, value: Number) -> Array:
         return np.broadcast_to(np.asarray(value, dtype=np.float64), self.stretch.ahead.closes.shape)
@@ -183,6 +189,7 @@ class Sleeper:
         self.dated = any("-" in line.symbol for line in self.lines if line.venue)
         self._pairs = tuple(line.symbol.partition(":")[0] for line in self.lines)
         self._width, self._wait, self._patience = SHORTEST, 1, 1
+        self.slept = 0  # bars of this run
 
     @classmethod
     def over(cls, feeds: Mapping[str, Any], currency: str, path: str, floor: float) -> Sleeper | None:
@@ -233,6 +240,7 @@ class Sleeper:
 
     def woke(self, slept: int) -> None:
         """Somebody stirred after so many bars: looking ahead is worth it only where some bars pass."""
+        self.slept += slept
         if slept < 4:
             self._in_vain()
         else:

@@ -1,0 +1,241 @@
+"""Sleeping through quiet bars changes nothing but time: the same runs, bar by bar the exact way and asleep.
+
+Deep run: `python -m tests.plugin.test_sleep 1000` compares so many random runs, and says how much was slept through.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import backtrader as bt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bt_margin import MarginBroker
+from bt_margin.engine.clock import Deleveraging, ModeSwitch
+from bt_margin.plugin import feeds
+from bt_margin.plugin.analyzers import Recorder, entry_dict, event_dict
+from tests.plugin.script import Diary, run, walk
+
+LINEAR, OTHER, INVERSE, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USD:BTC", "BTC/USDT"
+FUTURE = "BTC/USDT:USDT-250926"
+STARTS = ("2025-09-25T13:00Z", "2024-10-31T09:00Z", "2024-07-01T00:00Z", "2026-03-17T20:00Z", "2022-05-11T02:00Z")
+"""Before an expiry, and before days on which rules of the tables change."""
+START_PRICES = {LINEAR: 60_000.0, OTHER: 3_000.0, INVERSE: 60_000.0, SPOT: 60_000.0, FUTURE: 60_500.0}
+MODES = ("isolated", "cross", "multi-currency", "portfolio")
+
+
+class Watcher(bt.Analyzer):
+    """What a user may look at in every bar, without and with waking the engine."""
+
+    params = (("every", 1),)
+
+    def start(self) -> None:
+        self.seen: list[Any] = []
+
+    def next(self) -> None:
+        broker = self.strategy.broker
+        row: list[Any] = [broker.getvalue(), broker.getcash(), broker.fundvalue, broker.cash]
+        if len(self.strategy) % self.p.every == 0:
+            row += [broker.getvalue([data]) for data in self.datas]
+            row += [broker.engine.market.time, broker.engine.market.marks, broker.engine.present_ratio(),
+                    broker.engine.equity_usd(), dict(broker.engine.market.index_times)]
+        self.seen.append(row)
+
+    prenext = next
+
+
+def frames_of(rng: np.random.Generator, symbols: list[str], start: str, bars: int, freq: str) -> dict[str, Any]:
+    """Random walks that share their moves, some with a jump, and gaps in time that all have."""
+    seed, spread = int(rng.integers(1 << 30)), float(rng.choice([0.0005, 0.003, 0.01]))
+    index = pd.date_range(start, periods=bars, freq=freq)
+    keep = np.ones(bars, dtype=bool)
+    if rng.random() < 0.3:
+        gap = int(rng.integers(5, bars - 5))
+        keep[gap:gap + int(rng.integers(2, 40))] = False
+    found = {}
+    for symbol in symbols:
+        data = walk(seed, bars, START_PRICES[symbol], spread).set_axis(index)
+        if rng.random() < 0.3:
+            jump = 1.0 + float(rng.normal(0, 0.1))
+            data.iloc[bars // 2:, :4] = np.round(data.iloc[bars // 2:, :4] * max(0.3, jump), 1)
+        found[symbol] = data[keep]
+    return found
+
+
+def feeds_of(rng: np.random.Generator, frames: dict[str, Any], freq: str) -> Callable[[], list[Any]]:
+    """A maker of feeds, the same each time: some with marks, indexes, funding."""
+    more: dict[str, dict[str, Any]] = {}
+    for symbol, data in frames.items():
+        options: dict[str, Any] = {}
+        if ":" in symbol and rng.random() < 0.4:
+            options["mark"] = data.iloc[:, :4] * (1.0 + float(rng.normal(0, 0.001)))
+        if rng.random() < 0.5:
+            index = data["close"] * (1.0 + float(rng.normal(0, 0.0005)))
+            options["index"] = index.iloc[len(index) // 3:] if rng.random() < 0.3 else index
+        if symbol in (LINEAR, OTHER, INVERSE) and rng.random() < 0.5:
+            times = pd.date_range(data.index[0].floor("8h"), data.index[-1], freq="8h")
+            options["funding"] = pd.Series(rng.normal(0, 0.0005, len(times)), times)
+        more[symbol] = options
+    return lambda: [feeds.from_dataframe(data, symbol, freq.replace("min", "m"), **more[symbol]) for symbol, data in frames.items()]
+
+
+def script_of(rng: np.random.Generator, symbols: list[str], bars: int, mode: str) -> dict[int, Any]:
+    """What a strategy does at some bars: market orders, limits, stops, brackets, closes, leverage, money."""
+
+    def act(kind: str, symbol: str, size: float, side: str, off: float, valid: int) -> Callable[[Any], Any]:
+        def do(s: Diary) -> None:
+            data = s.getdatabyname(symbol)
+            price, order = data.close[0], s.buy if side == "buy" else s.sell
+            sign = 1 if side == "buy" else -1
+            until = None if valid == 0 else bt.num2date(data.datetime[0]) + pd.Timedelta(minutes=valid)
+            if kind == "market":
+                order(data=data, size=size)
+            elif kind == "limit":
+                order(data=data, size=size, exectype=bt.Order.Limit, price=price * (1 - sign * off), valid=until)
+            elif kind == "stop":
+                order(data=data, size=size, exectype=bt.Order.Stop, price=price * (1 + sign * off), valid=until)
+            elif kind == "stop limit":
+                order(data=data, size=size, exectype=bt.Order.StopLimit, price=price * (1 + sign * off),
+                      plimit=price * (1 + sign * off / 2), valid=until)
+            elif kind == "trail":
+                order(data=data, size=size, exectype=bt.Order.StopTrail, trailpercent=off)
+            elif kind == "bracket":
+                bracket = s.buy_bracket if side == "buy" else s.sell_bracket
+                bracket(data=data, size=size, exectype=bt.Order.Market, stopprice=price * (1 - sign * off),
+                        limitprice=price * (1 + sign * off))
+            elif kind == "close":
+                s.close(data=data)
+            elif kind == "cancel":
+                for open_order in list(s.broker.get_orders_open()):
+                    s.cancel(open_order)
+            elif kind == "leverage" and ":" in symbol:
+                s.broker.set_leverage(data, 5.0)
+            elif kind == "money":
+                s.broker.add_cash(100.0)
+            elif kind == "report":
+                s.broker.report()
+
+        return do
+
+    kinds = ["market"] * 4 + ["limit", "stop", "stop limit", "trail", "bracket", "close", "cancel", "leverage",
+                              "money", "report"]
+    found = {}
+    for bar in sorted(rng.choice(np.arange(1, bars), size=int(rng.integers(2, 9)), replace=False)):
+        symbol = str(rng.choice(symbols))
+        contracts = {SPOT: 0.01, OTHER: 10.0, INVERSE: 6.0}.get(symbol, 1.0)  # about 600 USD each
+        size = round(float(rng.choice([1, 5, 20, 60])) * contracts, 2)
+        found[int(bar)] = act(str(rng.choice(kinds)), symbol, size, str(rng.choice(["buy", "sell"])),
+                              float(rng.choice([0.002, 0.01, 0.05])), int(rng.choice([0, 0, 200])))
+    return found
+
+
+def scenario(seed: int) -> tuple[Callable[[bool], tuple[Any, ...]], str]:
+    """A run, to be made asleep or awake, and what it is about."""
+    rng = np.random.default_rng(seed)
+    mode = str(rng.choice(MODES))
+    freq, bars = (("1min", 700), ("15min", 160), ("1h", 60))[int(rng.integers(3))]
+    start = str(rng.choice(STARTS))
+    symbols = [s for s in (LINEAR, OTHER, INVERSE, SPOT) if rng.random() < 0.6] or [LINEAR]
+    if start.startswith("2025-09") and rng.random() < 0.5:
+        symbols.append(FUTURE)
+    frames = frames_of(rng, symbols, start, bars, freq)
+    make, script = feeds_of(rng, frames, freq), script_of(rng, symbols, bars, mode)
+    rest = {"cash": {"USDT": float(rng.choice([3_000.0, 12_000.0])), "BTC": float(rng.choice([0.0, 0.2]))},
+            "leverage": float(rng.choice([3.0, 10.0])), "path": str(rng.choice(["adverse", "adverse", "ohlc", "close"]))}
+    if mode in ("multi-currency", "portfolio"):
+        rest["borrow"] = {"auto": bool(rng.random() < 0.7)}
+    first = pd.Timestamp(start).value // 1_000_000
+    if rng.random() < 0.2:
+        rest["deleveraging"] = (Deleveraging(first + 5 * 3_600_000, LINEAR, 0.5),)
+    if rng.random() < 0.15:
+        rest["switches"] = (ModeSwitch(first + 7 * 3_600_000, str(rng.choice(MODES)), 3.0),)
+    every = int(rng.choice([1, 7, 10_000]))
+
+    def play(sleep: bool) -> tuple[Any, ...]:
+        cerebro = bt.Cerebro(stdstats=False)
+        cerebro.broker = broker = MarginBroker(mode=mode, sleep=sleep, **rest)
+        for feed in make():
+            cerebro.adddata(feed)
+        cerebro.addstrategy(Diary, acts=script)
+        cerebro.addanalyzer(Recorder, _name="recorder")
+        cerebro.addanalyzer(Watcher, _name="watcher", every=every)
+        try:
+            (diary,) = cerebro.run()
+        except Exception as error:
+            return (type(error).__name__, str(error)), 0
+        found = diary.analyzers.recorder.get_analysis()
+        left = {
+            "told": diary.told, "values": diary.values, "cashes": diary.cashes,
+            "ledger": [entry_dict(entry) for entry in broker.ledger],
+            "events": [event_dict(event) for event in broker.events],
+            "seen": diary.analyzers.watcher.seen, "recorder": found, "funding due": dict(broker.engine.funding_due),
+            "end": (broker.getvalue(), broker.getcash(), broker.engine.market.time, dict(broker.engine.market.lasts)),
+        }
+        return left, 0 if broker._sleeper is None else broker._sleeper.slept
+
+    return play, f"seed {seed}: {mode}, {freq}, {symbols}, {rest}"
+
+
+def differences(a: Any, b: Any, where: str = "", near: float = 0.0) -> list[str]:
+    """Where two plain values differ; floats may by `near`, as a share."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys():
+            return [f"{where}: {sorted(map(str, a.keys() ^ b.keys()))}"]
+        return [row for key in a for row in differences(a[key], b[key], f"{where}.{key}", near)]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        if len(a) != len(b):
+            return [f"{where}: {len(a)} against {len(b)}"]
+        return [row for i, (x, y) in enumerate(zip(a, b, strict=True))
+                for row in differences(x, y, f"{where}[{i}]", near)]
+    if isinstance(a, float) and isinstance(b, float) and near and math.isclose(a, b, rel_tol=near, abs_tol=near):
+        return []
+    return [] if a == b or (a != a and b != b) else [f"{where}: {a!r} against {b!r}"]
+
+
+def compare(seed: int) -> tuple[int, list[str]]:
+    """(bars slept through, differences) of a random run."""
+    play, about = scenario(seed)
+    (awake, _), (asleep, slept) = play(False), play(True)
+    # matrix products of many instants may round otherwise than those of one: the rest is equal to the last bit
+    near = 1e-12 if "portfolio" in about else 0.0
+    return slept, [f"{about}: {row}" for row in differences(awake, asleep, near=near)[:5]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 31))
+def test_a_run_that_sleeps_is_the_run_bar_by_bar(seed: int) -> None:
+    _, found = compare(seed)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_held_position_is_mostly_slept_through(mode: str) -> None:
+    data = walk(3, 900, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=900, freq="1min"))
+    left = run({LINEAR: data}, {1: lambda s: s.buy(size=20)}, freqs={LINEAR: "1m"}, mode=mode)
+    assert left.broker._sleeper.slept > 800
+
+
+def test_feeds_of_two_clocks_go_the_exact_way() -> None:
+    fast = walk(3, 240).set_axis(pd.date_range("2025-09-20T00:00Z", periods=240, freq="1min"))
+    slow = walk(4, 4, 3_000.0).set_axis(pd.date_range("2025-09-20T00:00Z", periods=4, freq="1h"))
+    left = run({LINEAR: fast, OTHER: slow}, {5: lambda s: s.buy(size=5)}, freqs={LINEAR: "1m", OTHER: "1h"})
+    assert left.broker._sleeper is None
+    assert left.getposition(left.datas[0]).size == 5
+
+
+if __name__ == "__main__":
+    total = bad = 0
+    for number in range(int(sys.argv[1]) if len(sys.argv) > 1 else 200):
+        slept, found = compare(number + (int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+        total += slept
+        bad += bool(found)
+        if found:
+            print("\n".join(found), flush=True)
+    print(f"{bad} runs differ; {total:,} bars slept through")
