@@ -148,7 +148,8 @@ class Asleep:
     def instant(self) -> Instant:
         """The account at the close of the present bar."""
         bar = self.at - self.first
-        low = float(np.fmin.reduce(self.lows[max(0, self._taken + 1 - self.first):bar + 1], initial=np.nan))
+        told = self.engine.take_lowest()
+        low = float(np.fmin(self._low(), np.nan if told is None else told))
         self._taken = self.at
         return Instant(
             int(self.stretch.ahead.closes[bar]), float(self.equity_usd[bar]), _known(low), _known(self._ratios[bar]),
@@ -159,9 +160,13 @@ class Asleep:
     def bring(self, notable: bool) -> None:
         """Tell the engine of the bars up to the present one."""
         start, end = self.told + 1 - self.first, self.at + 1 - self.first
-        low = float(np.fmin.reduce(self.lows[max(start, self._taken + 1 - self.first):end], initial=np.nan))
-        self.engine.sleep(self.stretch, start, end, _known(low), notable)
+        self.engine.sleep(self.stretch, start, end, _known(self._low()), notable)
         self.told = self.at
+
+    def _low(self) -> float:
+        """The lowest ratio of the bars that neither the engine nor anybody else was told of."""
+        start = max(self.told, self._taken) + 1 - self.first
+        return float(np.fmin.reduce(self.lows[start:self.at + 1 - self.first], initial=np.nan))
 
 
 def _known(value: float) -> float | None:
