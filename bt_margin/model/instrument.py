@@ -16,12 +16,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bt_margin.errors import InputError, NotSupported
-
-Number = float | NDArray[np.float64]
-"""One value, or a 1-D array over instants. Rules are written once and serve both."""
+from bt_margin.model.number import Number as Number
 
 
 class Kind(StrEnum):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bt_margin.model.assessment import Charge
-from bt_margin.model.instrument import Number
+from bt_margin.model.number import Number, larger, smaller
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -27,26 +27,27 @@ HOUR = 3_600_000
 
 def available_equity(equity: Number, frozen: Number) -> Number:
     """OKX `availEq` of a currency: max(0, equity - frozen)."""
-    return _shape(np.maximum(0.0, equity - frozen))
+    return larger(0.0, equity - frozen)
 
 
 def potential_borrow(equity: Number, frozen: Number) -> Number:
     """What is owed already plus what open orders would make owed: |min(0, equity - frozen)|; rounding owes nothing."""
     short = frozen - equity
     rounding = 1e-12 * (np.abs(frozen) + np.abs(equity))
-    return _shape(np.where(short > rounding, short, 0.0))
+    if not isinstance(short, np.ndarray):
+        return short if short > rounding else 0.0
+    return np.where(short > rounding, short, 0.0)
 
 
 def liability(equity: Number, isolated: Number = 0.0) -> Number:
     """OKX `liab`: |min(0, equity)| plus the debts of isolated positions."""
-    return _shape(np.maximum(0.0, -equity) + isolated)
+    return larger(0.0, -equity) + isolated
 
 
 def unrealised_liability(cash: Number, accrued: Number, unrealised: Number) -> Number:
     """OKX `uplLiab`: the part of the liability that unrealised losses made (formula inferred, section 1)."""
-    owed = np.maximum(0.0, -(cash - accrued + unrealised))
-    part = owed - np.maximum(0.0, accrued - cash)
-    return _shape(np.clip(part, 0.0, np.maximum(0.0, -unrealised)))
+    part = larger(0.0, -(cash - accrued + unrealised)) - larger(0.0, accrued - cash)
+    return smaller(larger(part, 0.0), larger(0.0, -unrealised))
 
 
 # -- what it must hold -----------------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ def charge(currency: str, amount: Number, usd: Number, leverage: Mapping[str, fl
     tiers, choices = rules.borrow(currency), rules.multi_currency
     maintenance, floor = rates(amount, tiers, choices.borrow_rate == "marginal")
     lever, taker = setting(currency, leverage, tiers), rules.fees("margin").taker
-    initial = np.maximum(1.0 / lever, floor) if choices.borrow_initial == "tier-floor" else 1.0 / lever
+    initial = larger(1.0 / lever, floor) if choices.borrow_initial == "tier-floor" else 1.0 / lever
     owed = amount * usd
     return Charge(
         "borrow margin", currency, _shape(owed * initial), owed * maintenance, owed * (1.0 + maintenance) * taker,
@@ -149,10 +150,10 @@ def interest_bearing(
     free quota; without it both share the quota (rule book section 4.4).
     """
     by_loss = unrealised_liability(cash, accrued, unrealised)
-    by_cash = np.maximum(0.0, -cash)
+    by_cash = larger(0.0, -cash)
     if auto:
-        return _shape(by_cash + np.maximum(0.0, by_loss - quota))
-    return _shape(np.maximum(0.0, by_cash + by_loss - quota))
+        return by_cash + larger(0.0, by_loss - quota)
+    return larger(0.0, by_cash + by_loss - quota)
 
 
 def hours(start: int, end: int) -> tuple[int, ...]:

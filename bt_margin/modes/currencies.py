@@ -9,12 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bt_margin.model.account import Account, Order
 from bt_margin.model.borrowing import Holdings
-from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
+from bt_margin.model.number import Number, anywhere, larger, smaller
 from bt_margin.modes import borrow, cross, options, spot_margin
 from bt_margin.modes.base import Pool
 
@@ -115,6 +113,17 @@ def part(pool: Pool, currency: str) -> Pool:
 
 def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
     """Every currency that the pool holds, owes, settles or has orders in, by name. Raises where a price is missing."""
+    known = _LAST.get("lines")
+    if known is None or known[0] is not pool or known[1] is not market or known[2] is not rules:
+        known = _LAST["lines"] = (pool, market, rules, _lines(pool, market, rules))
+    return known[3]
+
+
+_LAST: dict[str, tuple[Pool, Market, Rules, tuple[Line, ...]]] = {}
+"""What was asked for last: equity, charges and free margin ask in turn for the same."""
+
+
+def _lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
     money = of(pool)
     spot: dict[str, Number] = {}
     isolated: dict[str, Number] = {}
@@ -160,17 +169,16 @@ def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], 
 
     Raises NoRuleInForce for a holding whose discount is not known; a coin switched off counts nothing.
     """
-    owned, owed = np.maximum(amount, 0.0), np.minimum(amount, 0.0) * usd
+    owned, owed = larger(amount, 0.0), smaller(amount, 0.0) * usd
     counted: Number = 0.0
-    if currency not in off and np.any(owned > 0):
+    if currency not in off and anywhere(owned > 0):
         counted = rules.discount(currency).weigh(owned, usd)
-    value = owed + counted
-    return value if isinstance(value, np.ndarray) and value.ndim else float(value)
+    return owed + counted
 
 
 def costs_interest(line: Line) -> bool:
     """True where a currency is owed, by its cash or by unrealised losses, at one of the instants at least."""
-    return line.cash < 0 or bool(np.any(np.asarray(line.cash - line.accrued + line.unrealised) < 0))
+    return line.cash < 0 or anywhere(line.cash - line.accrued + line.unrealised < 0)
 
 
 def order_loss(rows: Iterable[Line], orders: Iterable[Order], pool: Pool, market: Market, rules: Rules) -> Number:
@@ -193,8 +201,7 @@ def order_loss(rows: Iterable[Line], orders: Iterable[Order], pool: Pool, market
         before, usd = (0.0, market.usd(currency)) if row is None else (row.backing, row.usd)
         change = change + discounted(currency, before + move, usd, off, rules)
         change = change - discounted(currency, before, usd, off, rules)
-    loss = np.maximum(0.0, -change)
-    return loss if isinstance(loss, np.ndarray) and loss.ndim else float(loss)
+    return larger(0.0, -change)
 
 
 def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -> dict[str, Number]:
@@ -205,11 +212,11 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
         parts[f"discounted {row.currency}"] = discounted(row.currency, row.backing, row.usd, off, rules)
     for name in ("premiums", "isolated", "fees"):
         held = sum((getattr(row, name) * row.usd for row in rows if row.currency not in off), 0.0)
-        if np.any(np.asarray(held)):
+        if anywhere(held != 0.0):
             parts[_HELD[name]] = -held
     if pool.orders and rules.multi_currency.order_loss:
         loss = order_loss(rows, pool.orders, pool, market, rules)
-        if np.any(np.asarray(loss)):
+        if anywhere(loss != 0.0):
             parts["spot order loss"] = -loss
     return parts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +17,9 @@ import numpy as np
 from bt_margin.errors import NotSupported
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import Charge
-from bt_margin.model.instrument import Number
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.number import Number, anywhere, smaller
 from bt_margin.modes import borrow, conversion, cross, currencies, ladder
 from bt_margin.modes.base import MarginMode, Pool, judge
 
@@ -58,7 +59,7 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
                         fee=row.fee * line.usd, detail={**row.detail, "currency": line.currency, "usd": line.usd})
             )
         owed = line.potential_borrow
-        if np.any(np.asarray(owed) > 0):
+        if anywhere(owed > 0):
             leverage = currencies.of(pool).borrowing.leverage
             rows.append(borrow.charge(line.currency, owed, line.usd, leverage, rules))
     return tuple(rows)
@@ -82,8 +83,7 @@ def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, .
 def early_spare(pool: Pool, market: Market, rules: Rules) -> Number:
     """How far the tests of `early_cancellation` are from failing, the nearest of them; infinity where none is made."""
     account, by_currency = _spares(pool, market, rules)
-    spare: Number = np.minimum.reduce(np.broadcast_arrays(account, *by_currency.values()))
-    return spare
+    return reduce(smaller, by_currency.values(), account)
 
 
 def _spares(pool: Pool, market: Market, rules: Rules) -> tuple[Number, dict[str, Number]]:
@@ -102,8 +102,11 @@ def _spares(pool: Pool, market: Market, rules: Rules) -> tuple[Number, dict[str,
     for row in rows:
         if row.currency in asked:  # with auto-borrow, what spot orders give and fees may be borrowed
             held = row.premiums + row.isolated if auto else row.frozen
-            left = row.cash - row.accrued - held * (1 - 1e-12)
-            found[row.currency] = np.where(np.greater(held, 0), left, math.inf)
+            left: Number = row.cash - row.accrued - held * (1 - 1e-12)
+            if isinstance(held, np.ndarray):
+                found[row.currency] = np.where(held > 0, left, math.inf)
+            else:
+                found[row.currency] = left if held > 0 else math.inf
     return account, found
 
 

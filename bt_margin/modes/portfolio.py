@@ -11,14 +11,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bt_margin.errors import NotSupported
 from bt_margin.model.account import Account
 from bt_margin.model.assessment import Charge
-from bt_margin.model.instrument import Number
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.number import Number, anywhere
 from bt_margin.modes import borrow, conversion, cross, currencies, ladder
 from bt_margin.modes.base import MarginMode, Pool
 from bt_margin.modes.judged_units import JudgedUnit, judged_units, worst_scenario
@@ -72,7 +70,7 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     leverage = currencies.of(pool).borrowing.leverage
     for line in lines:
         owed = line.potential_borrow
-        if np.any(np.asarray(owed) > 0):
+        if anywhere(owed > 0):
             rows.append(replace(borrow.charge(line.currency, owed, line.usd, leverage, rules), name=MR8))
     return tuple(rows)
 

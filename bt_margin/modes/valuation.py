@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bt_margin.model.account import Order, Position
-from bt_margin.model.instrument import Instrument, Number
+from bt_margin.model.instrument import Instrument
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.number import Number, larger
 from bt_margin.modes import spot_margin
 
 if TYPE_CHECKING:
@@ -128,8 +127,7 @@ def order_loss(order: Order, market: Market) -> Number:
     profit = order.instrument.payoff.pnl(
         order.sign * order.size * order.instrument.contract_size, price, market.mark(order.symbol)
     )
-    loss: Number = np.maximum(0.0, -profit)
-    return loss
+    return larger(0.0, -profit)
 
 
 def order_initial(exposure: Exposure, market: Market, rules: Rules) -> Number:
@@ -147,11 +145,11 @@ def order_initial(exposure: Exposure, market: Market, rules: Rules) -> Number:
         for side in ("buy", "sell")
     )
     if not exposure.positions:
-        return np.maximum(buys, sells)
+        return larger(buys, sells)
     position = exposure.positions[0]
     held = position.notional(market) / position.leverage
     same, against = (buys, sells) if position.size > 0 else (sells, buys)
-    return np.maximum(held + same, against - held) - held
+    return larger(held + same, against - held) - held
 
 
 def _value(order: Order, size: float, market: Market) -> Number:

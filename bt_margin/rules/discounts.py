@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from bt_margin.errors import InputError, NoRuleInForce
+from bt_margin.model.number import anywhere, larger, smaller
 from bt_margin.rules.tables import Head
 
 Unit = Literal["coin", "usd"]
@@ -77,23 +78,22 @@ class DiscountRow:
         scale = usd if self.unit == "usd" else 1.0
         size = amount * scale
         counted: Any = 0.0 * size
-        lower, largest = 0.0, float(np.max(size, initial=0.0))
+        lower, largest = 0.0, float(np.max(size, initial=0.0)) if isinstance(size, np.ndarray) else size
         for bound, rate in self.tiers:
-            counted = counted + rate * np.clip(size - lower, 0.0, bound - lower)
+            counted = counted + rate * smaller(larger(size - lower, 0.0), bound - lower)
             lower = bound
             if lower >= largest:
                 break  # the tiers above hold nothing
-        above = np.maximum(size - lower, 0.0)
+        above = larger(size - lower, 0.0)
         if self.beyond is None:
-            if np.any(above > 0):
+            if anywhere(above > 0):
                 raise NoRuleInForce(
                     f"discounts.{self.currency}: what counts above {lower:,.10g} {self._unit_name} was not read; "
                     f"hold less, or give your own tiers under `discounts`"
                 )
         elif self.beyond:
             counted = counted + self.beyond * above
-        value = counted * (usd if self.unit == "coin" else 1.0)
-        return value if isinstance(value, np.ndarray) and value.ndim else float(value)
+        return counted * (usd if self.unit == "coin" else 1.0)
 
     @property
     def _unit_name(self) -> str:

@@ -83,7 +83,8 @@ def feeds_of(rng: np.random.Generator, frames: dict[str, Any], freq: str) -> Cal
             times = pd.date_range(data.index[0].floor("8h"), data.index[-1], freq="8h")
             options["funding"] = pd.Series(rng.normal(0, 0.0005, len(times)), times)
         more[symbol] = options
-    return lambda: [feeds.from_dataframe(data, symbol, freq.replace("min", "m"), **more[symbol]) for symbol, data in frames.items()]
+    timeframe = freq.replace("min", "m")
+    return lambda: [feeds.from_dataframe(data, symbol, timeframe, **more[symbol]) for symbol, data in frames.items()]
 
 
 def script_of(rng: np.random.Generator, symbols: list[str], bars: int, mode: str) -> dict[int, Any]:
@@ -148,7 +149,8 @@ def scenario(seed: int) -> tuple[Callable[[bool], tuple[Any, ...]], str]:
     frames = frames_of(rng, symbols, start, bars, freq)
     make, script = feeds_of(rng, frames, freq), script_of(rng, symbols, bars, mode)
     rest = {"cash": {"USDT": float(rng.choice([3_000.0, 12_000.0])), "BTC": float(rng.choice([0.0, 0.2]))},
-            "leverage": float(rng.choice([3.0, 10.0])), "path": str(rng.choice(["adverse", "adverse", "ohlc", "close"]))}
+            "leverage": float(rng.choice([3.0, 10.0])),
+            "path": str(rng.choice(["adverse", "adverse", "ohlc", "close"]))}
     if mode in ("multi-currency", "portfolio"):
         rest["borrow"] = {"auto": bool(rng.random() < 0.7)}
     first = pd.Timestamp(start).value // 1_000_000
