@@ -14,9 +14,12 @@ import pandas as pd
 
 from bt_margin.plugin import feeds
 from bt_margin.plugin.broker import MarginBroker
+from bt_margin.plugin.options import option_chain
 
 PRICES = {"BTC": 60_000.0, "ETH": 3_000.0, "SOL": 150.0, "XRP": 2.0, "DOGE": 0.2, "ADA": 0.8, "LTC": 100.0,
-          "BCH": 500.0}
+          "BCH": 500.0, "AVAX": 30.0, "LINK": 15.0}
+OPTIONS = tuple(f"BTC/USD:BTC-{day}-{strike}-{right}" for day in ("260925", "261225") for right in "CP"
+                for strike in (50_000, 70_000))
 SYMBOLS = tuple(f"{coin}/USDT:USDT" for coin in PRICES)
 CASH = 1e8  # nothing is refused and nothing is liquidated: every run does the same trades
 
@@ -30,6 +33,15 @@ class Hold(bt.Strategy):
         if len(self) == 1:
             for data in self.datas[: self.p.held]:
                 self.buy(data=data, size=1)
+
+
+class HoldOptions(bt.Strategy):
+    """Every option feed, long and short by turns, from the first bar on; the underlying is there to look at."""
+
+    def next(self) -> None:
+        if len(self) == 1:
+            for i, data in enumerate(self.datas[1:]):
+                (self.buy if i % 2 else self.sell)(data=data, size=1)
 
 
 class Cross(bt.Strategy):
@@ -57,10 +69,11 @@ class Flip(bt.Strategy):
 
 @dataclass(frozen=True)
 class Case:
-    """A strategy over so many instruments."""
+    """A strategy over so many instruments, and options of the first."""
 
     strategy: type[bt.Strategy]
     instruments: int = 1
+    options: tuple[str, ...] = ()
 
 
 CASES = {
@@ -68,6 +81,8 @@ CASES = {
     "SMA cross": Case(Cross),
     "five instruments": Case(Hold, 5),
     "every-bar trading": Case(Flip),
+    "ten positions": Case(Hold, 10),
+    "eight options": Case(HoldOptions, 1, OPTIONS),
 }
 
 
@@ -99,6 +114,16 @@ def make_feed(job: Job, symbol: str, data: pd.DataFrame) -> Any:
     return bt.feeds.PandasData(dataname=data, timeframe=bt.TimeFrame.Minutes)
 
 
+def priced(underlying: pd.DataFrame, symbols: tuple[str, ...], kind: str) -> list[Any]:
+    """Options as feeds of ours, or as frames with the same candles."""
+    chain = option_chain(feeds.from_dataframe(underlying, SYMBOLS[0], "1m"), symbols, vol=0.6, carry=0.002)
+    if kind == "ours":
+        return list(chain)
+    columns = ("open", "high", "low", "close", "volume")
+    frames = [pd.DataFrame({name: feed.p.columns[name] for name in columns}, underlying.index) for feed in chain]
+    return [bt.feeds.PandasData(dataname=data, timeframe=bt.TimeFrame.Minutes) for data in frames]
+
+
 def measure(job: Job) -> dict[str, float]:
     """CPU seconds of loading (frames to preloaded lines) and of running, and the peak memory both took, in MB."""
     case = CASES[job.case]
@@ -118,10 +143,14 @@ def measure(job: Job) -> dict[str, float]:
         return wrapped
 
     cerebro = bt.Cerebro(stdstats=False)
-    cerebro.broker = (MarginBroker(mode=job.mode, cash=CASH, leverage=5) if job.mode
+    cash = {"USDT": CASH, "BTC": 100.0} if case.options else CASH
+    cerebro.broker = (MarginBroker(mode=job.mode, cash=cash, leverage=5) if job.mode
                       else bt.brokers.BackBroker(cash=CASH))
     for symbol, data in zip(SYMBOLS, frames, strict=False):
         feed = timed(make_feed)(job, symbol, data)
+        feed.preload = timed(feed.preload)
+        cerebro.adddata(feed, name=symbol)
+    for symbol, feed in zip(case.options, priced(frames[0], case.options, job.feed), strict=True):
         feed.preload = timed(feed.preload)
         cerebro.adddata(feed, name=symbol)
     held = {} if job.held is None else {"held": job.held}
@@ -130,9 +159,9 @@ def measure(job: Job) -> dict[str, float]:
     began = time.process_time()
     cerebro.run()
     running = time.process_time() - began - (loading - making)
-    if case.strategy is Hold:  # a refused order would make a run cheap
+    if case.strategy in (Hold, HoldOptions):  # a refused order would make a run cheap
         kept = sum(bool(cerebro.broker.getposition(data).size) for data in cerebro.datas)
-        if kept != min(count, job.held or count):
+        if kept != (len(case.options) or min(count, job.held or count)):
             raise RuntimeError(f"{job}: {kept} positions are held at the end")
     return {"load": loading, "run": running, "memory": peak() - before}
 
