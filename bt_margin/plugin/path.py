@@ -24,19 +24,22 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
     indexes: dict[str, Number] = {}
     heard: dict[str, int] = {}
     forwards: dict[str, Number] = {}
+    moves = _moves(bars, point) if any(bar.is_option for bar in bars) else {}
     for bar in bars:
         lasts[bar.symbol] = bar.last[point]
         if bar.mark is not None:
             marks[bar.symbol] = bar.mark[point]
         else:
             marks.pop(bar.symbol, None)
-        if bar.index is not None:
+        # an option's own candle says nothing of its coin: without a contract or pair beside it the close is all there is
+        moved = moves.get(bar.symbol.partition("/")[0]) if bar.is_option else 1.0
+        if bar.index is not None and moved is not None:
             pair = bar.symbol.partition(":")[0]
-            indexes[pair] = bar.index[point]
+            indexes[pair] = bar.index[point] * moved
             if point == CLOSE:  # of the rest of the bar it is only known how the mark moved
                 heard[pair] = time
-        if bar.forward is not None and point == CLOSE:
-            forwards["-".join(bar.symbol.split("-")[:2])] = bar.forward
+        if bar.forward is not None and moved is not None:
+            forwards["-".join(bar.symbol.split("-")[:2])] = bar.forward * moved
         if bar.symbol in USD_PAIRS:
             indexes[bar.symbol], heard[bar.symbol] = bar.last[point], time
         if not is_symbol(bar.symbol):  # a plain asset is worth its price in the broker's currency
@@ -46,6 +49,19 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
         {**now.forwards, **forwards} if forwards else now.forwards,
         {**now.index_times, **heard} if heard else now.index_times,
     )
+
+
+def _moves(bars: Sequence[Bar], point: int) -> dict[str, float]:
+    """How each coin stands at a point of the bar against its close: as its contract does, else its pair.
+
+    At the close 1 for every coin with an option, whatever feeds there are.
+    """
+    found = {bar.symbol.partition("/")[0]: 1.0 for bar in bars if bar.is_option} if point == CLOSE else {}
+    for bar in sorted(bars, key=lambda bar: ":" not in bar.symbol):
+        if not bar.is_option:
+            prices = bar.mark or bar.last
+            found.setdefault(bar.symbol.partition("/")[0], prices[point] / prices[CLOSE])
+    return found
 
 
 def walk(

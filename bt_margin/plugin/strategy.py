@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import backtrader as bt
@@ -46,12 +47,7 @@ class HoldOnce(MarginStrategy):
         if not self.sizes:
             self.sizes = self._targets(self.broker.getvalue())
             book = {self.getdatabyname(symbol): size for symbol, size in self.sizes.items() if size}
-            refusal, share = self.broker.preview(book)
-            if refusal is not None:
-                most = share * self.p.leverage
-                could = (f"the whole book could open at {most:.3g}x of the {self.p.leverage:g}x asked"
-                         if share > 1e-3 else "nothing of it could open")
-                self.refused = f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; {could}"
+            if not self._may_open(book, "the whole book"):
                 self.finished = True
                 return
             for symbol, size in self.sizes.items():
@@ -64,6 +60,17 @@ class HoldOnce(MarginStrategy):
                 change = size - self.getposition(self.getdatabyname(symbol)).size
                 if change:
                     self._trade(symbol, change)
+
+    def _may_open(self, book: Mapping[Any, float], what: str) -> bool:
+        """Could these sizes by feed open together? If not, `refused` says why and how much of them could."""
+        refusal, share = self.broker.preview(book)
+        if refusal is None:
+            return True
+        most = share * self.p.leverage
+        could = (f"{what} could open at {most:.3g}x of the {self.p.leverage:g}x asked"
+                 if share > 1e-3 else "nothing of it could open")
+        self.refused = f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; {could}"
+        return False
 
     def _targets(self, equity: float) -> dict[str, float]:
         targets = {}
@@ -103,7 +110,7 @@ class HoldOnce(MarginStrategy):
         if self.finished:
             return
         self.finished = True
-        for symbol in self.weights:
+        for symbol in self.sizes:
             data = self.getdatabyname(symbol)
             for order in list(self.broker.get_orders_open()):
                 if order.data is data:

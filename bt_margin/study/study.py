@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bt_margin.engine.clock import ModeSwitch
 from bt_margin.errors import BtMarginError, Ineligible, InputError
 from bt_margin.model.assessment import iso
 from bt_margin.modes import MODES, mode_named
+from bt_margin.study.chains import option_feeds, priced, trades_options
 from bt_margin.study.result import COLUMNS, RunResult
 from bt_margin.study.strategies import BUNDLED, load, symbols_of, takes_leverage
 from bt_margin.study.windows import Window, window
@@ -203,11 +204,15 @@ def _replay(task: Task) -> RunResult:
             mode_named(mode).whole for mode in (task.mode, *(switch.mode for switch in task.switches))) else None,
     )
     cerebro.broker = broker
+    params = {**({"leverage": task.leverage} if takes_leverage(strategy) else {}), **task.params}
+    if trades_options(strategy):
+        task = replace(task, window=priced(task.window))
     label, history = _history(task, symbols)
+    if trades_options(strategy):
+        history = [*history, *option_feeds(strategy, task.window, history, params)]
     for feed in history:
         cerebro.adddata(feed)
-    sources = [f"{symbol}: {feed.p.source}" for symbol, feed in zip(symbols, history, strict=True)]
-    params = {**({"leverage": task.leverage} if takes_leverage(strategy) else {}), **task.params}
+    sources = [f"{feed.p.name}: {feed.p.source}" for feed in history]
     cerebro.addstrategy(strategy, **params)
     cerebro.addanalyzer(Recorder, _name="margin_recorder")
     (done,) = cerebro.run()
