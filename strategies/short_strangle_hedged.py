@@ -36,8 +36,10 @@ class ShortStrangleHedged(HoldOnce):
     behind one leg. After the expiry, or a takeover, the rest of the book is closed and the account stays flat.
     """
 
-    params = (("coins", 0.6), ("days", 14), ("expiries", "monthly"), ("width", 1.0), ("step", 0.0), ("carry", 0.0),
-              ("hours", 24), ("band", 0.1))
+    params: Any = (
+        ("coins", 0.6), ("days", 14), ("expiries", "monthly"), ("width", 1.0), ("step", 0.0), ("carry", 0.0),
+        ("hours", 24), ("band", 0.1),
+    )
     symbols = ("BTC/USDT", "BTC/USDT:USDT")
     options_on = "BTC/USDT:USDT"
 
@@ -71,7 +73,7 @@ class ShortStrangleHedged(HoldOnce):
                 self._hedge()
 
     def delta(self) -> float:
-        """Coins by which the account's USD value moves with the price: BTC held, perpetual, options (OKX's BS delta)."""
+        """Coins by which the account's USD value moves: BTC held, perpetual, options (OKX's BS delta)."""
         account, total = self.broker.engine.account, self._held()
         for position in account.positions.values():
             instrument = position.instrument
@@ -149,7 +151,7 @@ class ShortStrangleHedged(HoldOnce):
         return float(account.balance("BTC") + posted)
 
     def _per_contract(self, instrument: Any) -> float:
-        return instrument.contract_size * float(greeks(instrument, self._market)[0].delta)
+        return float(instrument.contract_size * greeks(instrument, self._market)[0].delta)
 
     def _hedging(self, coins: float) -> float:
         """Contracts of the perpetual, signed and in whole lots, against a delta in coins."""

@@ -40,6 +40,12 @@ def priced(window: Window) -> Window:
     return replace(window, since=first)
 
 
+def vol_label(window: Window) -> str:
+    """What the options of a `priced` window are priced from, for the reader of a result."""
+    return ("implied vol the daily closes of Deribit's BTC-DVOL, each from the end of its day on, here from "
+            f"{iso(window.since)}; index and forward the perpetual's mark")
+
+
 def option_feeds(strategy: Any, window: Window, history: Sequence[Any], params: Mapping[str, Any]) -> list[Any]:
     """The feeds the strategy asks for, beside `history` (its `symbols` in order, which begin where `priced` says).
 

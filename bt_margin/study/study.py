@@ -14,7 +14,7 @@ from bt_margin.engine.clock import ModeSwitch
 from bt_margin.errors import BtMarginError, Ineligible, InputError
 from bt_margin.model.assessment import iso
 from bt_margin.modes import MODES, mode_named
-from bt_margin.study.chains import option_feeds, priced, trades_options
+from bt_margin.study.chains import option_feeds, priced, trades_options, vol_label
 from bt_margin.study.result import COLUMNS, RunResult
 from bt_margin.study.strategies import BUNDLED, load, symbols_of, takes_leverage
 from bt_margin.study.windows import Window, window
@@ -210,6 +210,7 @@ def _replay(task: Task) -> RunResult:
     label, history = _history(task, symbols)
     if trades_options(strategy):
         history = [*history, *option_feeds(strategy, task.window, history, params)]
+        label += f"; {vol_label(task.window)}"
     for feed in history:
         cerebro.adddata(feed)
     sources = [f"{feed.p.name}: {feed.p.source}" for feed in history]
