@@ -53,10 +53,10 @@ def option_feeds(strategy: Any, window: Window, history: Sequence[Any], params: 
     """
     from data_fetch import DataError, Samples
 
-    names = [feed.p.name for feed in history]
-    if strategy.options_on not in names:
-        raise InputError(f"options_on: expected one of {', '.join(names)}, found {strategy.options_on!r}")
-    underlying = history[names.index(strategy.options_on)]
+    names, on = [feed.p.name for feed in history], getattr(strategy, "options_on", None)
+    if on not in names:
+        raise InputError(f"options_on: expected one of the strategy's symbols, {', '.join(names)}, found {on!r}")
+    underlying = history[names.index(on)]
     close_ms = np.asarray(underlying.p.close_ms, dtype=np.int64)
     opens = close_ms - (int(close_ms[0]) - underlying.first_ms)
     found = Samples().dvol(window.since - 2 * DAY, window.until)

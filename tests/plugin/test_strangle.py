@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import backtrader as bt
@@ -14,9 +15,10 @@ import pytest
 from bt_margin import MarginBroker
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import parse
+from bt_margin.model.market import Market
 from bt_margin.modes.options import implied_vol, years_left
 from bt_margin.plugin import feeds
-from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN
+from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, Bar
 from bt_margin.plugin.path import market_at
 from bt_margin.risk import black
 from bt_margin.study.chains import option_feeds, priced
@@ -25,6 +27,7 @@ from bt_margin.study.strategies import BUNDLED, load
 from bt_margin.study.study import Study
 from bt_margin.study.windows import window
 from data_fetch import DataError, Samples
+from tests.unit.test_data_feeds import plant
 
 HOUR, DAY = 3_600_000, 86_400_000
 NAME = "short_strangle_hedged"
@@ -232,6 +235,22 @@ def test_along_the_bar_option_coin_and_forward_are_of_one_moment(watched: RunRes
     assert max(min(abs(vol * 100 - one) for one in told) for _, vol in Watched.vols) < 0.1
 
 
+def test_an_index_told_by_options_waits_for_their_close_or_goes_with_the_coins_contract() -> None:
+    put, flat = "BTC/USD:BTC-251031-110000-P", (120_000.0,) * 4
+    now = Market(0, {PERPETUAL: 100_000.0}, {PERPETUAL: 100_000.0}, {"BTC/USD": 100_100.0},
+                 forwards={"BTC/USD:BTC-251031": 101_000.0})
+    told = Bar(put, 0, HOUR, (0.01,) * 4, None, flat, 121_000.0, is_option=True)
+    beside = Bar(PERPETUAL, 0, HOUR, (100_000.0, 122_000.0, 90_000.0, 110_000.0), None, None)
+    alone = {point: market_at(now, [told], point, 0, "USDT") for point in (LOW, CLOSE)}
+    assert (alone[LOW].index("BTC/USD"), alone[LOW].forward(put)) == (100_100.0, 101_000.0)
+    assert (alone[CLOSE].index("BTC/USD"), alone[CLOSE].forward(put)) == (120_000.0, 121_000.0)
+    both = market_at(now, [told, beside], LOW, 0, "USDT")
+    assert (both.index("BTC/USD"), both.forward(put)) == pytest.approx((120_000.0 * 9 / 11, 121_000.0 * 9 / 11))
+    silent = market_at(now, [beside], LOW, 0, "USDT")  # the option has no bar: expired, or on a slower clock
+    assert silent.index("BTC/USD") == pytest.approx(100_100.0 * 0.9)
+    assert silent.forward(put) == 101_000.0
+
+
 # -- expiry and money -------------------------------------------------------------------------------------------
 
 
@@ -242,10 +261,7 @@ class Weekly(Strangle):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("mode", ["isolated", "cross", "multi-currency", "portfolio"])
-def test_an_expiry_inside_the_window_is_settled_and_the_rest_is_closed(
-    mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(".")
+def test_an_expiry_inside_the_window_is_settled_and_the_rest_is_closed(mode: str) -> None:
     result = cell(mode, "2025-10-09/2025-10-10T12:00", leverage=2.0, strategy=f"{__name__}:Weekly")
     assert result.row["verdict"] == "survived"
     put, call = (parse(symbol) for symbol in options_of(result))
@@ -349,6 +365,30 @@ def test_choices_that_are_none_are_refused(changed: dict[str, Any], says: str) -
     history = feeds.from_samples("2025-10-10", Strangle.symbols)
     with pytest.raises(InputError, match=says):
         option_feeds(Strangle, priced(window("2025-10-10")), history, changed)
+
+
+def test_downloaded_minutes_price_options_by_the_minute(tmp_path: Path) -> None:
+    plant(tmp_path, "trade", 121_000)
+    plant(tmp_path, "mark", 121_050)
+    plant(tmp_path, "trade", 120_990, symbol=COINS)
+    result = cell("cross", "2025-10-08T01:00/2025-10-08T01:30", store=str(tmp_path))
+    assert result.row["verdict"] == "survived"
+    assert len(result.series["time"]) == 30
+    put, _ = options_of(result)
+    marks = 121_050.0 + np.arange(60, 90)
+    years = (ms("2025-10-31T08:00") - np.array(result.series["time"])) / (365 * DAY)
+    expected = black.coin_price("P", marks, parse(put).strike, years, 0.3928)
+    assert result.series["prices"][put] == pytest.approx(expected, rel=1e-12)
+    assert "downloaded okx history; implied vol the daily closes" in result.row["data_kind"]
+
+
+def test_the_feed_that_options_stand_on_is_one_of_the_strategys() -> None:
+    class Nowhere(Strangle):  # type: ignore[misc]
+        options_on = "ETH/USDT:USDT"
+
+    history = feeds.from_samples("2025-10-10", Strangle.symbols)
+    with pytest.raises(InputError, match="options_on: expected one of the strategy's symbols, BTC/USDT, BTC/USDT:USDT"):
+        option_feeds(Nowhere, priced(window("2025-10-10")), history, {})
 
 
 def test_it_runs_in_plain_cerebro_as_well() -> None:
