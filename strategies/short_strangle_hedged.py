@@ -42,6 +42,7 @@ class ShortStrangleHedged(HoldOnce):
     )
     symbols = ("BTC/USDT", "BTC/USDT:USDT")
     options_on = "BTC/USDT:USDT"
+    option_like = "BTC/USD:BTC-251226-100000-C"
 
     @classmethod
     def option_feeds(cls, underlying: ArrayFeed, vols: Any, params: Mapping[str, Any]) -> list[ArrayFeed]:

@@ -1,8 +1,9 @@
 """Options for the strategies that trade them: priced by model from the daily volatility index, which a study brings.
 
-A strategy says what it needs by a class method `option_feeds(underlying, vols, params)` and names the `underlying` by
-its attribute `options_on`, one of its `symbols`. A bar is priced by the close of the index that was known when the bar
-opened, and a close is known when its day has ended. Where none is in force the verdict is `no data`.
+A strategy says what it needs by a class method `option_feeds(underlying, vols, params)`, names the `underlying` by its
+attribute `options_on`, one of its `symbols`, and by `option_like` an option of the family it will trade. A bar is
+priced by the close of the index that was known when the bar opened, and a close is known when its day has ended. Where
+none is in force the verdict is `no data`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from bt_margin.errors import InputError
 from bt_margin.model.assessment import iso
+from bt_margin.study.strategies import symbols_of
 from bt_margin.study.windows import Window
 
 DAY = 86_400_000
@@ -23,6 +25,11 @@ DAY = 86_400_000
 def trades_options(strategy: Any) -> bool:
     """True when the strategy asks for option feeds."""
     return callable(getattr(strategy, "option_feeds", None))
+
+
+def ruled_by(strategy: Any) -> tuple[str, ...]:
+    """Whose rules a run leans on: the strategy's symbols and, as `option_like`, one option for all of its family."""
+    return (*symbols_of(strategy), *([strategy.option_like] if trades_options(strategy) else []))
 
 
 def priced(window: Window) -> Window:

@@ -14,7 +14,7 @@ from bt_margin.engine.clock import ModeSwitch
 from bt_margin.errors import BtMarginError, Ineligible, InputError
 from bt_margin.model.assessment import iso
 from bt_margin.modes import MODES, mode_named
-from bt_margin.study.chains import option_feeds, priced, trades_options, vol_label
+from bt_margin.study.chains import option_feeds, priced, ruled_by, trades_options, vol_label
 from bt_margin.study.result import COLUMNS, RunResult
 from bt_margin.study.strategies import BUNDLED, load, symbols_of, takes_leverage
 from bt_margin.study.windows import Window, window
@@ -124,7 +124,7 @@ class Study:
         """Window x rule table: in force, extrapolated N days, inferred."""
         from bt_margin.rules.book import load_rules
 
-        symbols = sorted({s for task in self.tasks for s in symbols_of(load(task.strategy))})
+        symbols = sorted({s for task in self.tasks for s in ruled_by(load(task.strategy))})
         spans = {task.window.id: (task.window.since, task.window.until) for task in self.tasks}
         rows = load_rules("okx").grid(spans, symbols)
         return [

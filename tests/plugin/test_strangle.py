@@ -62,8 +62,14 @@ def options_of(result: RunResult) -> list[str]:
 # -- the same book in every mode --------------------------------------------------------------------------------
 
 
-def test_it_is_bundled() -> None:
+def test_it_is_bundled_and_the_grid_shows_the_rules_of_options() -> None:
     assert NAME in BUNDLED
+    found = {}
+    for name in (NAME, "leveraged_long"):
+        rows = Study([name], "all", ["2022-11-08"], [2.0]).grid()
+        found[name] = {row["table"]: row["status"] for row in rows}
+    assert (found[NAME]["options"], found["leveraged_long"]["options"]) == ("inferred", "not used")
+    assert found[NAME]["instruments"] == "extrapolated 339 d"  # the contract size of 2023
 
 
 def test_one_book_opens_in_all_four_modes(cells: dict[str, RunResult]) -> None:
