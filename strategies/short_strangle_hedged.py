@@ -103,14 +103,31 @@ class ShortStrangleHedged(HoldOnce):
             self._bought = True
 
     def _open(self) -> None:
-        book = {self.getdatabyname(symbol): size for symbol, size in self.sizes.items()
-                if size and symbol != self._coins._name}
-        if not self._may_open(book, "strangle and hedge"):
+        contracts = (*self._options, self._perpetual)
+        refusal, share = self.broker.preview({data: size for data in contracts if (size := self.sizes[data._name])})
+        if refusal is not None:
+            self.refused = self._why(refusal, self._largest(share), "strangle and hedge")
             self._leave()
             return
-        for data, size in book.items():
-            self._trade(data._name, size)
+        for data in contracts:
+            if self.sizes[data._name]:
+                self._trade(data._name, self.sizes[data._name])
         self._sold, self._bars = True, 0
+
+    def _largest(self, share: float) -> float:
+        """An exposure that does open, to a few thousandths the largest: the strangle is cut by what could open of it,
+        its hedge follows, and again."""
+        leverage = self.p.leverage
+        for _ in range(20):
+            leverage *= share * 0.999  # the hedge is no smaller for it: without the haircut each cut falls just short
+            cut = {data: self.broker.instrument(data).floor(self.sizes[data._name] * leverage / self.p.leverage)
+                   for data in self._options}
+            options = sum(size * self._per_contract(self.broker.instrument(data)) for data, size in cut.items())
+            cut[self._perpetual] = self._hedging(self._held() + options)
+            refusal, share = self.broker.preview({data: size for data, size in cut.items() if size})
+            if refusal is None:
+                return float(leverage)
+        return 0.0
 
     def _hedge(self) -> None:
         off = self.delta()

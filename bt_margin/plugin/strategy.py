@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import Any, ClassVar
 
 import backtrader as bt
@@ -47,7 +47,9 @@ class HoldOnce(MarginStrategy):
         if not self.sizes:
             self.sizes = self._targets(self.broker.getvalue())
             book = {self.getdatabyname(symbol): size for symbol, size in self.sizes.items() if size}
-            if not self._may_open(book, "the whole book"):
+            refusal, share = self.broker.preview(book)
+            if refusal is not None:
+                self.refused = self._why(refusal, share * self.p.leverage, "the whole book")
                 self.finished = True
                 return
             for symbol, size in self.sizes.items():
@@ -61,16 +63,11 @@ class HoldOnce(MarginStrategy):
                 if change:
                     self._trade(symbol, change)
 
-    def _may_open(self, book: Mapping[Any, float], what: str) -> bool:
-        """Could these sizes by feed open together? If not, `refused` says why and how much of them could."""
-        refusal, share = self.broker.preview(book)
-        if refusal is None:
-            return True
-        most = share * self.p.leverage
-        could = (f"{what} could open at {most:.3g}x of the {self.p.leverage:g}x asked"
-                 if share > 1e-3 else "nothing of it could open")
-        self.refused = f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; {could}"
-        return False
+    def _why(self, refusal: Any, most: float, what: str) -> str:
+        """Why a book may not open, and at which exposure it could, never rounded up."""
+        could = (f"{what} could open at {math.floor(most * 100) / 100:g}x of the {self.p.leverage:g}x asked"
+                 if most >= 0.01 else "nothing of it could open")
+        return f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; {could}"
 
     def _targets(self, equity: float) -> dict[str, float]:
         targets = {}

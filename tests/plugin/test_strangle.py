@@ -34,6 +34,7 @@ NAME = "short_strangle_hedged"
 Strangle: Any = load(NAME)
 PERPETUAL, COINS = "BTC/USDT:USDT", "BTC/USDT"
 SPAN = "2025-10-08/2025-10-12"
+BEFORE = "2025-10-08/2025-10-08T06:00"
 
 
 def ms(text: str) -> int:
@@ -336,13 +337,16 @@ def entry_profit(trades: list[tuple[float, float]], mark: float) -> float:
 @pytest.mark.parametrize(("mode", "leverage"), [("isolated", 9.0), ("cross", 9.0), ("multi-currency", 30.0),
                                                 ("portfolio", 40.0)])
 def test_a_book_too_large_is_refused_with_the_size_that_could_open(mode: str, leverage: float) -> None:
-    result = cell(mode, leverage=leverage)
+    """At the same setting, which by itself follows the exposure asked."""
+    result = cell(mode, BEFORE, leverage=leverage, setting=20.0)
     assert result.row["verdict"] == "refused"
     assert "51008" in result.row["reason"]
     assert "strangle and hedge could open at" in result.row["reason"]
     most = float(result.row["reason"].partition("could open at ")[2].partition("x")[0])
     assert 0 < most < leverage
     assert {e["symbol"] for e in result.ledger if e["kind"] == "trade"} == {COINS}  # bought, and sold again
+    assert cell(mode, BEFORE, leverage=most, setting=20.0).row["opened"]
+    assert cell(mode, BEFORE, leverage=most * 1.03, setting=20.0).row["verdict"] == "refused"
 
 
 def test_what_is_left_after_a_takeover_is_closed() -> None:
