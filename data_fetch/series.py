@@ -156,6 +156,19 @@ class VolIndex:
         """When each close became known: int64 ms, one per row."""
         return self.ts + self.step_ms
 
+    def in_force(self, times_ms: ArrayLike) -> Floats:
+        """The close in force at each instant (ms), in vol points: the latest known, for one step from its `known_ms`.
+
+        Shape as `times_ms`. NaN where no close was known yet, and where the next one is missing: nothing is held on.
+        """
+        times = np.asarray(times_ms, dtype=np.int64)
+        if not len(self):
+            return np.full(times.shape, np.nan)
+        latest = np.searchsorted(self.known_ms, times, side="right") - 1
+        row = np.maximum(latest, 0)
+        known = (latest >= 0) & (times < self.known_ms[row] + self.step_ms)
+        return np.where(known, self.close[row], np.nan)
+
     def slice(self, start_ms: int, end_ms: int) -> VolIndex:
         """The bars that open in [start_ms, end_ms); may be empty."""
         at = _within(self.ts, start_ms, end_ms)

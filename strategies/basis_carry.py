@@ -8,7 +8,9 @@ from bt_margin.plugin.strategy import HoldOnce
 class BasisCarry(HoldOnce):
     """Long BTC spot and short as many BTC of the perpetual; `leverage` is the gross notional of both legs.
 
-    Without borrowing the spot leg is paid in full, so exposures near 2 and above are refused in isolated and cross.
+    Without borrowing the spot leg is paid in full and the perpetual's margin on top: isolated and cross refuse what is
+    near 2 and above, with the default setting 1.5 and above. Multi-currency and portfolio margin lend, the coins back
+    the short, and the same book opens with room to spare.
     """
 
     weights: ClassVar[dict[str, float]] = {"BTC/USDT": 0.5, "BTC/USDT:USDT": -0.5}

@@ -56,7 +56,12 @@ def stablecoin_hedge(pool: Pool, market: Market, rules: Rules) -> tuple[Reductio
 
 def dynamic_delta_hedge(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
     """DDH2: in a unit with options whose MR1 is the largest charge, the nearest contract that drives the delta is
-    reduced, a slice of the net delta at a time. The venue may also open a hedge; that is not built."""
+    reduced, a slice of the net delta at a time.
+
+    The page says that perpetuals and futures are "adjusted" to lower the risk, not that a hedge is opened or made
+    larger, nor at what price and cost. So neither is done here: a unit whose delta its options or coins drive goes on
+    to the next step.
+    """
     row = rules.portfolio_ladder
     if "dynamic_delta_hedge" not in row.steps:
         return ()

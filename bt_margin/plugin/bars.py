@@ -11,21 +11,23 @@ import backtrader as bt
 
 from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.assessment import iso
-from bt_margin.model.instrument import is_symbol
+from bt_margin.model.instrument import Kind, is_symbol
+from bt_margin.model.market import parse_kind
 
 OPEN, HIGH, LOW, CLOSE = range(4)
 USD_PAIRS = ("USDT/USD", "USDC/USD")
 """Feeds that only tell what a stablecoin is worth."""
 
 Prices = tuple[float, float, float, float]
-"""A candle as (open, high, low, close)."""
+"""A candle as (open, high, low, close), high and low as the market's: a put is dearest where its coin is lowest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
     """One feed's new bar. `mark` is None when last prices stand in for marks.
 
-    Of the index the close is known; within the bar it moves as the mark does (without one, as last prices do).
+    Of the index the close is known; within the bar it moves as the mark does (without one, as last prices do). An
+    option's marks say nothing of its coin: its index and forward are those of the close, and the path moves them.
     """
 
     symbol: str
@@ -35,6 +37,7 @@ class Bar:
     mark: Prices | None
     index: Prices | None
     forward: float | None = None  # options: what their expiry is priced from
+    is_option: bool = False
 
 
 def read_bar(data: Any, since: int | None) -> Bar | None:
@@ -45,7 +48,7 @@ def read_bar(data: Any, since: int | None) -> Bar | None:
     """
     symbol, (stamp, last, marks, index, forward) = data._name, _shown(data)
     close_ms = to_ms(stamp)
-    mark = indexes = None
+    mark, indexes, option = None, None, False
     if not is_symbol(symbol):
         if not all(0.0 < price < math.inf for price in last):
             return None
@@ -55,11 +58,14 @@ def read_bar(data: Any, since: int | None) -> Bar | None:
         if not all(value != value for value in marks):  # NaN alone differs from itself
             _check(marks, symbol, "mark price", close_ms)
             mark = marks
+        option = parse_kind(symbol) is Kind.OPTION
         if index == index:
-            indexes = moved_along(index, mark or last)
+            indexes = (index, index, index, index) if option else moved_along(index, mark or last)
+        if option and symbol.endswith("-P"):
+            last, mark = against(last), None if mark is None else against(mark)
     open_ms = close_ms - step_of(data)
     return Bar(symbol, open_ms if since is None else max(open_ms, since), close_ms, last, mark, indexes,
-               forward if forward == forward else None)
+               forward if forward == forward else None, option)
 
 
 def _shown(data: Any) -> tuple[float, Prices, Prices, float, float]:
@@ -80,6 +86,11 @@ def moved_along(close: float, prices: Prices) -> Prices:
     """A candle that ends at `close` and moves in proportion to another's."""
     ratio = close / prices[CLOSE]
     return prices[OPEN] * ratio, prices[HIGH] * ratio, prices[LOW] * ratio, close
+
+
+def against(prices: Prices) -> Prices:
+    """A put's candle: high and low change places, so that the market's low is one moment for coin and put."""
+    return prices[OPEN], prices[LOW], prices[HIGH], prices[CLOSE]
 
 
 def _tick(data: Any, name: str) -> float:

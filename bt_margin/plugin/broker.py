@@ -29,7 +29,7 @@ from bt_margin.model.ledger import Entry, PositionKey
 from bt_margin.model.market import STABLECOINS, Market
 from bt_margin.modes import mode_named, options
 from bt_margin.modes.valuation import FEE_KIND
-from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Bars, to_ms
+from bt_margin.plugin.bars import CLOSE, OPEN, USD_PAIRS, Bar, Bars, to_ms
 from bt_margin.plugin.comminfo import MarginCommInfo
 from bt_margin.plugin.forced import conversions, place_forced
 from bt_margin.plugin.holdings import Held, Holdings, costs, paid_back
@@ -244,7 +244,7 @@ class MarginBroker(BackBroker):
             return self._sleeper.judged_range(name, asleep.at)
         bar = self.bars.latest[name]
         prices = bar.mark or bar.last
-        return prices[LOW], prices[HIGH]
+        return min(prices), max(prices)
 
     def preview(self, sizes: Mapping[Any, float]) -> tuple[Refusal | None, float]:
         """Could market orders of these signed sizes, by feed or leg, open together now? See MarginEngine.preview."""

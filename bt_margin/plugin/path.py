@@ -24,28 +24,56 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
     indexes: dict[str, Number] = {}
     heard: dict[str, int] = {}
     forwards: dict[str, Number] = {}
+    moves = _moves(bars, point) if any(bar.is_option for bar in bars) else {}
     for bar in bars:
         lasts[bar.symbol] = bar.last[point]
         if bar.mark is not None:
             marks[bar.symbol] = bar.mark[point]
         else:
             marks.pop(bar.symbol, None)
-        if bar.index is not None:
+        # an option's own candle says nothing of its coin: with no contract or pair beside it only the close is known
+        moved = moves.get(bar.symbol.partition("/")[0]) if bar.is_option else 1.0
+        if bar.index is not None and moved is not None:
             pair = bar.symbol.partition(":")[0]
-            indexes[pair] = bar.index[point]
+            indexes[pair] = bar.index[point] * moved
             if point == CLOSE:  # of the rest of the bar it is only known how the mark moved
                 heard[pair] = time
-        if bar.forward is not None and point == CLOSE:
-            forwards["-".join(bar.symbol.split("-")[:2])] = bar.forward
+        if bar.forward is not None and moved is not None:
+            forwards["-".join(bar.symbol.split("-")[:2])] = bar.forward * moved
         if bar.symbol in USD_PAIRS:
             indexes[bar.symbol], heard[bar.symbol] = bar.last[point], time
         if not is_symbol(bar.symbol):  # a plain asset is worth its price in the broker's currency
             indexes[f"{bar.symbol}/USD"] = bar.last[point] * now.usd(currency)
+    for pair in {stem.partition(":")[0] for stem in now.forwards} - indexes.keys() if now.forwards else ():
+        # told by options that are silent now, or expired: the coin goes on being worth what its contract says
+        beside = _beside(bars, pair.partition("/")[0])
+        before = None if beside is None else now.marks.get(beside.symbol, now.lasts.get(beside.symbol))
+        if beside is not None and before is not None and pair in now.indexes:
+            indexes[pair] = now.indexes[pair] * (beside.mark or beside.last)[point] / before
     return Market(
         time, marks, lasts, {**now.indexes, **indexes} if indexes else now.indexes, now.strict, now.stand_ins,
         {**now.forwards, **forwards} if forwards else now.forwards,
         {**now.index_times, **heard} if heard else now.index_times,
     )
+
+
+def _moves(bars: Sequence[Bar], point: int) -> dict[str, float]:
+    """How each coin with an option stands at a point of the bar against its close; not told where nobody knows."""
+    found = {}
+    for coin in {bar.symbol.partition("/")[0] for bar in bars if bar.is_option}:
+        beside = _beside(bars, coin)
+        if beside is not None:
+            prices = beside.mark or beside.last
+            found[coin] = prices[point] / prices[CLOSE]
+        elif point == CLOSE:
+            found[coin] = 1.0
+    return found
+
+
+def _beside(bars: Sequence[Bar], coin: str) -> Bar | None:
+    """The bar that says how a coin moves: of its first contract, else of its pair; options say nothing."""
+    known = [bar for bar in bars if not bar.is_option and bar.symbol.partition("/")[0] == coin]
+    return next((bar for bar in known if ":" in bar.symbol), known[0] if known else None)
 
 
 def walk(

@@ -24,7 +24,7 @@ from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import available, total_equity
 from bt_margin.modes.base import Pool, judge
 from bt_margin.plugin.array_feed import ArrayFeed
-from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Prices, moved_along, step_of
+from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Prices, against, moved_along, step_of
 from bt_margin.plugin.orders import STOP_LIMITS
 from bt_margin.plugin.path import market_at
 
@@ -49,7 +49,9 @@ class Lines:
         self.last, self.marks = last, marks
         self.closes = np.rint((stamp - 719163.0) * 86_400_000).astype(np.int64)
         self.opens = self.closes - step_of(feed)
+        self.low, self.high = last[LOW], last[HIGH]
         self.venue = is_symbol(self.symbol)
+        self.is_option = self.venue and parse_kind(self.symbol) is Kind.OPTION
         self.bad = ~_sound(last)
         none = np.logical_and.reduce([np.isnan(row) for row in marks])
         if self.venue:
@@ -58,6 +60,8 @@ class Lines:
             self.bad |= ~np.isnan(self.index) & ~_sound((self.index,))
         else:
             self.kind = np.zeros(len(stamp), dtype=np.int64)
+        if self.is_option and self.symbol.endswith("-P"):
+            self.last, self.marks = against(last), against(marks)
 
     def bar(self, at: int | slice, opens: Any, closes: Any) -> Bar:
         """Bars as one `Bar` of arrays, or one of them."""
@@ -74,8 +78,10 @@ class Lines:
         marks: Prices | None = None if kind & 1 else of(self.marks)
         (index,) = of((self.index,))
         (forward,) = of((self.forward,))
-        return Bar(self.symbol, opens, closes, last, marks, None if kind & 2 else moved_along(index, marks or last),
-                   None if kind & 4 else forward)
+        indexes = None
+        if not kind & 2:
+            indexes = (index, index, index, index) if self.is_option else moved_along(index, marks or last)
+        return Bar(self.symbol, opens, closes, last, marks, indexes, None if kind & 4 else forward, self.is_option)
 
 
 def _sound(rows: Iterable[Array]) -> NDArray[np.bool_]:
@@ -219,7 +225,8 @@ class Sleeper:
         """Lowest and highest price of a bar that positions are judged at: marks, else last prices."""
         line = self._by_name[name]
         prices = line.last if not line.venue or line.kind[at] & 1 else line.marks
-        return float(prices[LOW][at]), float(prices[HIGH][at])
+        candle = [float(row[at]) for row in prices]
+        return min(candle), max(candle)
 
     def look(self, engine: MarginEngine, pending: Iterable[Any], until: int | None) -> Asleep | None:
         """The quiet bars after the present one, None where there are none or it is too soon to look again.
@@ -276,7 +283,7 @@ class Sleeper:
         line = self._by_name[order.data._name]
         kinds, bars = bt.Order, slice(start, end)
         met = line.stamps[bars] >= order.valid if order.valid else np.zeros(end - start, dtype=bool)
-        low, high = line.last[LOW][bars], line.last[HIGH][bars]
+        low, high = line.low[bars], line.high[bars]
         limit = order.exectype == kinds.Limit or (order.exectype in STOP_LIMITS and order.triggered)
         if limit:
             price = order.created.price if order.exectype == kinds.Limit else order.created.pricelimit
@@ -295,14 +302,11 @@ class Sleeper:
         opens, closes, now = self.opens[bars], self.closes[bars], engine.market
         shown = [line.bar(bars, opens, closes) for line in self.lines]
         markets = [market_at(now, shown, point, now.time, self.currency) for point in points]
-        forwards = dict(markets[-1].forwards)
-        for key, value in forwards.items():  # until the close of a bar its forward is that of the bar before
-            if isinstance(value, np.ndarray):
-                before = np.concatenate([[now.forwards[key]], value[:-1]])
-                forwards[key] = np.concatenate([before] * (len(points) - 1) + [value])
         market = replace(
-            now, marks=_joined([m.marks for m in markets]), lasts=_joined([m.lasts for m in markets]),
-            indexes=_joined([m.indexes for m in markets]), forwards=forwards,
+            now, marks=_joined([m.marks for m in markets], now.marks),
+            lasts=_joined([m.lasts for m in markets], now.lasts),
+            indexes=_joined([m.indexes for m in markets], now.indexes),
+            forwards=_joined([m.forwards for m in markets], now.forwards),
             times=np.concatenate([opens] * (len(points) - 1) + [closes]).astype(np.float64),
         )
         heard = tuple(pair for pair, line in zip(self._pairs, self.lines, strict=True)
@@ -319,9 +323,15 @@ class Sleeper:
             bars.set(line.bar(at, own, closed), (before, stamp), at + 1)
 
 
-def _joined(parts: Sequence[Mapping[str, Number]]) -> dict[str, Number]:
-    """Prices point by point as one array each; what has no array is the same at all points."""
-    return {
-        key: np.concatenate([part[key] for part in parts]) if isinstance(value, np.ndarray) else value
-        for key, value in parts[-1].items()
-    }
+def _joined(parts: Sequence[Mapping[str, Number]], before: Mapping[str, Number]) -> dict[str, Number]:
+    """Prices point by point as one array each; what has none is the same at all points. A price that only the close
+    tells is until then that of the close before, `before` at first."""
+    found = dict(parts[-1])
+    for key, closes in parts[-1].items():
+        if isinstance(closes, np.ndarray):
+            rows = [part.get(key) for part in parts]
+            if not all(isinstance(row, np.ndarray) for row in rows):
+                earlier = np.concatenate([[before[key]], closes[:-1]])
+                rows = [row if isinstance(row, np.ndarray) else earlier for row in rows]
+            found[key] = np.concatenate(rows)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import backtrader as bt
@@ -48,10 +49,7 @@ class HoldOnce(MarginStrategy):
             book = {self.getdatabyname(symbol): size for symbol, size in self.sizes.items() if size}
             refusal, share = self.broker.preview(book)
             if refusal is not None:
-                most = share * self.p.leverage
-                could = (f"the whole book could open at {most:.3g}x of the {self.p.leverage:g}x asked"
-                         if share > 1e-3 else "nothing of it could open")
-                self.refused = f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; {could}"
+                self.refused = self._why(refusal, share * self.p.leverage, "the whole book")
                 self.finished = True
                 return
             for symbol, size in self.sizes.items():
@@ -64,6 +62,12 @@ class HoldOnce(MarginStrategy):
                 change = size - self.getposition(self.getdatabyname(symbol)).size
                 if change:
                     self._trade(symbol, change)
+
+    def _why(self, refusal: Any, most: float, what: str) -> str:
+        """Why a book may not open, and at which exposure it could, never rounded up."""
+        could = (f"{what} could open at {math.floor(most * 100) / 100:g}x of the {self.p.leverage:g}x asked"
+                 if most >= 0.01 else "nothing of it could open")
+        return f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; {could}"
 
     def _targets(self, equity: float) -> dict[str, float]:
         targets = {}
@@ -103,7 +107,7 @@ class HoldOnce(MarginStrategy):
         if self.finished:
             return
         self.finished = True
-        for symbol in self.weights:
+        for symbol in self.sizes:
             data = self.getdatabyname(symbol)
             for order in list(self.broker.get_orders_open()):
                 if order.data is data:

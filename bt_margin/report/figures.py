@@ -21,6 +21,7 @@ OTHER = "#7d7f86"
 PRICES = ("#77808c", "#a88d4e", "#6d9aa0", "#a0757b", "#7f86b8")
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True, "typesetMath": False}
 FLOOR = 1.0  # per cent: a logarithmic axis cannot show a ratio at or below zero
+FAR = 10.0  # an index from 100 that spans more than this is drawn on a logarithmic axis
 CEILING = 10_000.0  # per cent: above it a ratio says nothing more
 
 
@@ -48,7 +49,7 @@ def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
         return None
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.045,
                            row_heights=[0.34, 0.33, 0.33])
-    title = _price_panel(figure, drawn, stride)
+    title, logarithmic = _price_panel(figure, drawn, stride)
     seen: list[float] = []
     shapes = []
     for run in drawn:
@@ -85,7 +86,7 @@ def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
         ],
     )
     figure.update_xaxes(type="date", showgrid=True)
-    figure.update_yaxes(title={"text": title, "standoff": 8}, row=1, col=1)
+    figure.update_yaxes(title={"text": title, "standoff": 8}, type="log" if logarithmic else "linear", row=1, col=1)
     figure.update_yaxes(title={"text": "equity, USD", "standoff": 8}, tickformat=",.3~s", row=2, col=1)
     figure.update_yaxes(title={"text": "margin ratio, %", "standoff": 8}, type="log", row=3, col=1,
                         range=[math.log10(low), math.log10(min(high, CEILING * 1.1))],
@@ -105,8 +106,12 @@ def clipped(runs: Iterable[Run]) -> str:
     return ", ".join(notes)
 
 
-def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> str:
-    """Prices once per symbol, as an index from 100 where they are of different size; returns the axis title."""
+def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> tuple[str, bool]:
+    """Prices once per symbol, as an index from 100 where they are of different size.
+
+    Returns the axis title, and whether the axis is logarithmic: where one (an option) moves so far that the others
+    would be flat lines beside it.
+    """
     lines: dict[str, tuple[Sequence[Any], Sequence[Any]]] = {}
     for run in runs:
         for symbol, series in (run.series.get("prices") or {}).items():
@@ -116,6 +121,8 @@ def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> str:
     known_firsts = [v for v in firsts.values() if v > 0]
     indexed = bool(known_firsts) and max(known_firsts) > 3 * min(known_firsts)
     scale = {symbol: 100 / v if indexed and v else 1.0 for symbol, v in firsts.items()}
+    every = [v * scale[symbol] for symbol, (_, series) in lines.items() for v in map(known, series) if v is not None]
+    far = indexed and min(every) > 0 and max(every) > FAR * min(every)
     for i, (symbol, (times, series)) in enumerate(lines.items()):
         name = escape(symbol, quote=False)
         y = [rounded(None if v is None else v * scale[symbol]) for v in map(known, ends(series, stride))]
@@ -140,7 +147,7 @@ def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> str:
                     marker={"symbol": "x", "size": 11, "color": colour(mode), "line": {"width": 1, "color": "#fff"}},
                 ), row=1, col=1,
             )
-    return "price, start = 100" if indexed else "price"
+    return ("price, start = 100" if indexed else "price"), far
 
 
 def time_axis(times: Sequence[Any], stride: int) -> dict[str, Any]:

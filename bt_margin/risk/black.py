@@ -10,6 +10,7 @@ okx_opt_summary_2025_greeks. At no time or no vol the price is the intrinsic val
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,7 +170,7 @@ def _time_value(low: Number, high: Number, total: Number) -> Number:
 def _density(x: Number) -> NDArray[np.float64]:
     """The normal density; 0 far out."""
     with np.errstate(over="ignore"):
-        density: NDArray[np.float64] = np.exp(-0.5 * np.square(x)) / np.sqrt(2.0 * np.pi)
+        density: NDArray[np.float64] = np.exp(-0.5 * np.square(x)) / _ROOT
     return density
 
 
@@ -188,19 +189,22 @@ def _total_from(target: NDArray[np.float64], ratio: NDArray[np.float64]) -> NDAr
     log = np.log(ratio)
     below, above = np.zeros_like(log), 9.0 + np.sqrt(81.0 + 2.0 * log)
     total = np.sqrt(2.0 * log)
-    found = target == 0.0
-    for _ in range(100):
-        value = _time_value(1.0, ratio, total)
-        short = value < target
-        below, above = np.where(short, total, below), np.where(short, above, total)
-        slope = _density(_moneyness(1.0, ratio, total)[0])
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            step = total + np.log(target / value) * value / slope
-        inside = (below <= step) & (step <= above)
-        moved = np.where(inside, step, (below + above) / 2.0)
-        still = np.abs(moved - total) <= 1e-12 * moved
-        total = np.where(found, total, moved)  # one that is found stays: none depends on its neighbours
-        found = found | still
-        if np.all(found):
-            break
-    return np.where(target == 0.0, 0.0, total)
+    nothing = found = target == 0.0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for _ in range(100):
+            middle = np.where(total == 0.0, 0.0, -log / total)  # as in `_moneyness`: `total` is 0 only at the money
+            a, b = middle + total / 2.0, middle - total / 2.0
+            value = np.maximum(ndtr(a) - ratio * ndtr(b), 0.0)
+            short = value < target
+            below, above = np.where(short, total, below), np.where(short, above, total)
+            step = total + np.log(target / value) * value / (np.exp(-0.5 * a * a) / _ROOT)
+            moved = np.where((below <= step) & (step <= above), step, (below + above) / 2.0)
+            still = np.abs(moved - total) <= 1e-12 * moved
+            total = np.where(found, total, moved)  # one that is found stays: none depends on its neighbours
+            found = found | still
+            if found.all():
+                break
+    return np.where(nothing, 0.0, total)
+
+
+_ROOT = math.sqrt(2.0 * math.pi)

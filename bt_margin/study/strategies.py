@@ -13,7 +13,7 @@ from typing import Any
 
 from bt_margin.errors import InputError
 
-BUNDLED = ("leveraged_long", "basis_carry", "pair_long_short")
+BUNDLED = ("leveraged_long", "basis_carry", "pair_long_short", "short_strangle_hedged")
 EXAMPLES = (*BUNDLED, "coin_collateral_long", "coin_carry", "luna_collateral")
 """All that `load` knows by name; what is beyond BUNDLED needs a mode or figures that not every cell has."""
 DEFAULT_SYMBOLS = ("BTC/USDT:USDT",)

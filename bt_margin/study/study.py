@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bt_margin.engine.clock import ModeSwitch
 from bt_margin.errors import BtMarginError, Ineligible, InputError
 from bt_margin.model.assessment import iso
 from bt_margin.modes import MODES, mode_named
+from bt_margin.study.chains import option_feeds, priced, ruled_by, trades_options, vol_label
 from bt_margin.study.result import COLUMNS, RunResult
 from bt_margin.study.strategies import BUNDLED, load, symbols_of, takes_leverage
 from bt_margin.study.windows import Window, window
@@ -123,7 +124,7 @@ class Study:
         """Window x rule table: in force, extrapolated N days, inferred."""
         from bt_margin.rules.book import load_rules
 
-        symbols = sorted({s for task in self.tasks for s in symbols_of(load(task.strategy))})
+        symbols = sorted({s for task in self.tasks for s in ruled_by(load(task.strategy))})
         spans = {task.window.id: (task.window.since, task.window.until) for task in self.tasks}
         rows = load_rules("okx").grid(spans, symbols)
         return [
@@ -203,11 +204,16 @@ def _replay(task: Task) -> RunResult:
             mode_named(mode).whole for mode in (task.mode, *(switch.mode for switch in task.switches))) else None,
     )
     cerebro.broker = broker
+    params = {**({"leverage": task.leverage} if takes_leverage(strategy) else {}), **task.params}
+    if trades_options(strategy):
+        task = replace(task, window=priced(task.window))
     label, history = _history(task, symbols)
+    if trades_options(strategy):
+        history = [*history, *option_feeds(strategy, task.window, history, params)]
+        label += f"; {vol_label(task.window)}"
     for feed in history:
         cerebro.adddata(feed)
-    sources = [f"{symbol}: {feed.p.source}" for symbol, feed in zip(symbols, history, strict=True)]
-    params = {**({"leverage": task.leverage} if takes_leverage(strategy) else {}), **task.params}
+    sources = [f"{feed.p.name}: {feed.p.source}" for feed in history]
     cerebro.addstrategy(strategy, **params)
     cerebro.addanalyzer(Recorder, _name="margin_recorder")
     (done,) = cerebro.run()

@@ -1,17 +1,27 @@
 """Assessments per second in portfolio margin; prints figures, asserts nothing.
 
-    python tests/bench/bench_portfolio.py
+    python tests/bench/bench_portfolio.py [--openmargin PYTHON]
 
 One assessment is `judge`: adjusted equity and every charge of the account. Books: ten linear legs in ten units and
-in one, and 100 options x 21 scenarios with their hedge. Then the same over many instants at once, as stress tests and
-distances use it. CPU time, median of five runs.
+in one, one short option, and 100 options x 21 scenarios with their hedge. Then the same over many instants at once,
+as stress tests and distances use it. CPU time, median of five runs.
+
+Beside them stands openmargin's time for the margin of one option (value at risk over 2,000 paths: another question of
+the same book), by an interpreter that has it. It needs an older numpy than this package works with:
+
+    python3.11 -m venv om && om/bin/pip install 'numpy<2' 'scipy<1.14' openmargin
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +77,29 @@ def options(known: Rules, price: Any) -> tuple[Pool, Market]:
     return pool(legs, known), Market(NOW, marks, indexes=index, forwards=forward)
 
 
+def one_option(known: Rules, price: Any) -> tuple[Pool, Market]:
+    symbol = "BTC/USD:BTC-251031-120000-C"
+    instrument = known.instrument(symbol)
+    mark = model_mark(instrument, price, price, years_left(instrument, NOW), 0.4)
+    index = {"BTC/USD": price, "USDT/USD": 1.0}
+    return pool([(symbol, -100.0)], known), Market(NOW, {symbol: mark}, indexes=index, forwards={symbol[:18]: price})
+
+
+def openmargin(python: str) -> str:
+    """What is to be said of openmargin: its time, or why there is none."""
+    script = Path(__file__).with_name("openmargin_one_option.py")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    try:
+        done = subprocess.run([python, str(script)], env=clean, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"skipped: {error}"
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return f"skipped: {why}; give --openmargin an interpreter that has it, see the top of this file"
+    seconds = float(done.stdout.split()[0])
+    return f"{1.0 / seconds:9,.1f} assessments/s   ({seconds:.2f} s each, 2,000 paths)"
+
+
 def rate(judged: Callable[[], object], turns: int) -> float:
     """Calls per second: the median of five runs."""
     judged()
@@ -80,11 +113,16 @@ def rate(judged: Callable[[], object], turns: int) -> float:
 
 
 def main() -> None:
+    options_of_run = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options_of_run.add_argument("--openmargin", default=sys.executable, metavar="PYTHON",
+                                help="an interpreter that can import openmargin")
+    asked = options_of_run.parse_args()
     known = rules()
     many = 110_000.0 * np.linspace(0.7, 1.3, 400)
     for name, make, turns in (
         ("10 linear legs, 10 units", lambda price: linear(known, price, False), 100),
         ("10 linear legs, 1 unit", lambda price: linear(known, price, True), 300),
+        ("1 short option x 21 scenarios", lambda price: one_option(known, price), 300),
         ("100 options x 21 scenarios + hedge", lambda price: options(known, price), 50),
     ):
         book, market = make(110_000.0)
@@ -92,6 +130,7 @@ def main() -> None:
         book, market = make(many)
         wide = rate(lambda b=book, m=market: judge(b, m, known), 3)  # type: ignore[misc]
         print(f"{name:36} {single:9,.0f} assessments/s   {wide * len(many):9,.0f} instants/s, {len(many)} at once")
+    print(f"{'openmargin, 1 short option':36} {openmargin(asked.openmargin)}")
 
 
 if __name__ == "__main__":

@@ -474,6 +474,17 @@ def test_no_series_no_figure() -> None:
     assert case_figure([nothing()]) is None
 
 
+def test_prices_that_move_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
+    put = "BTC/USD:BTC-251031-110000-P"
+    run = isolated()
+    bars = len(run.series["time"])
+    for last, axis in ((0.02, "linear"), (0.12, "log")):
+        run.series["prices"] = {SWAP: [100_000.0] * bars, put: [0.01] * (bars - 1) + [last]}
+        figure = json.loads(case_figure([run]).to_json())
+        assert figure["layout"]["yaxis"]["type"] == axis
+        assert [trace["y"][-1] for trace in figure["data"][:2]] == [100.0, pytest.approx(last * 10_000)]
+
+
 # -- the page ---------------------------------------------------------------------------------------------------
 
 
