@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from bt_margin.engine.engine import MarginEngine
 from bt_margin.engine.horizon import Ahead, Stretch, look_ahead
-from bt_margin.model.instrument import Number, is_symbol
-from bt_margin.model.market import STABLECOINS
+from bt_margin.model.instrument import Kind, Number, is_symbol
+from bt_margin.model.market import STABLECOINS, parse_kind
 from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import available, total_equity
 from bt_margin.modes.base import Pool, judge
@@ -44,6 +44,8 @@ class Lines:
 
     def __init__(self, feed: ArrayFeed) -> None:
         self.symbol: str = feed._name
+        last: Any
+        marks: Any
         stamp, last, marks, self.index, self.forward = feed.arrays()
         self.stamps = stamp
         self.last, self.marks = last, marks
@@ -329,7 +331,7 @@ def _joined(parts: Sequence[Mapping[str, Number]], before: Mapping[str, Number])
     found = dict(parts[-1])
     for key, closes in parts[-1].items():
         if isinstance(closes, np.ndarray):
-            rows = [part.get(key) for part in parts]
+            rows: list[Any] = [part.get(key) for part in parts]
             if not all(isinstance(row, np.ndarray) for row in rows):
                 earlier = np.concatenate([[before[key]], closes[:-1]])
                 rows = [row if isinstance(row, np.ndarray) else earlier for row in rows]
