@@ -33,8 +33,10 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
             marks.pop(bar.symbol, None)
         # an option's own candle says nothing of its coin: with no contract or pair beside it only the close is known
         moved = moves.get(bar.symbol.partition("/")[0]) if bar.is_option else 1.0
+        pair = bar.symbol.partition(":")[0]
+        if moved is None and bar.index is not None and pair not in now.indexes:
+            moved = 1.0  # nothing was heard before: the first bar is judged at its close's
         if bar.index is not None and moved is not None:
-            pair = bar.symbol.partition(":")[0]
             indexes[pair] = bar.index[point] * moved
             if point == CLOSE:  # of the rest of the bar it is only known how the mark moved
                 heard[pair] = time

@@ -21,6 +21,7 @@ from bt_margin import MarginBroker
 from bt_margin.engine.clock import Deleveraging, ModeSwitch
 from bt_margin.plugin import feeds
 from bt_margin.plugin.analyzers import Recorder, entry_dict, event_dict
+from bt_margin.plugin.options import option_chain
 from tests.plugin.script import Diary, run, walk
 
 LINEAR, OTHER, INVERSE, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USD:BTC", "BTC/USDT"
@@ -215,6 +216,37 @@ def compare(seed: int) -> tuple[int, list[str]]:
 def test_a_run_that_sleeps_is_the_run_bar_by_bar(seed: int) -> None:
     _, found = compare(seed)
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("whole", ["with its coin's contract", "options alone"])
+def test_options_are_slept_through_as_well(mode: str, whole: str) -> None:
+    data = walk(5, 400, spread=0.002).set_axis(pd.date_range("2025-09-20T00:00Z", periods=400, freq="15min"))
+    names = [f"BTC/USD:BTC-251031-{strike}" for strike in ("66000-C", "54000-P")]
+
+    def sell(s: Diary) -> None:
+        for name in names:
+            s.sell(data=s.getdatabyname(name), size=40)
+        if len(s.datas) == 3:
+            s.buy(data=s.getdatabyname(LINEAR), size=15)
+
+    def play(sleep: bool) -> tuple[dict[str, Any], int]:
+        cerebro = bt.Cerebro(stdstats=False)
+        cerebro.broker = broker = MarginBroker(mode=mode, sleep=sleep, cash={"USDT": 20_000.0, "BTC": 0.5}, leverage=5)
+        underlying = feeds.from_dataframe(data, LINEAR, "15m", index=data["close"] * 0.9995)
+        chain = option_chain(underlying, names, vol=0.6, carry=0.002)
+        for feed in [*([] if whole == "options alone" else [underlying]), *chain]:
+            cerebro.adddata(feed)
+        cerebro.addstrategy(Diary, acts={3: sell})
+        cerebro.addanalyzer(Recorder, _name="recorder")
+        (diary,) = cerebro.run()
+        assert len(broker.account.positions) >= 2
+        return {"told": diary.told, "values": diary.values, "cashes": diary.cashes,
+                "recorder": diary.analyzers.recorder.get_analysis()}, broker._sleeper and broker._sleeper.slept
+
+    (awake, _), (asleep, slept) = play(False), play(True)
+    assert not differences(awake, asleep, near=1e-9)[:5]
+    assert slept > 200
 
 
 @pytest.mark.parametrize("mode", MODES)
