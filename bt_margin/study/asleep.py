@@ -45,7 +45,7 @@ class Stretch:
     def __init__(self, replay: Replay, account: Account, mode: MarginMode, at: int, fresh: bool) -> None:
         self.replay, self.account, self.mode, self.at = replay, account, mode, at
         points, count = replay.points, len(replay.path)
-        apart = set(replay.changes) | set(np.flatnonzero(replay.clock.apart).tolist())
+        apart = set(replay.changes(mode.whole)) | set(np.flatnonzero(replay.clock.apart).tolist())
         if self._always_walked():
             apart.add(at + 1)
         self.horizon = min((bar for bar in apart if bar > at), default=count)

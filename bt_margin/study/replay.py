@@ -26,6 +26,7 @@ from bt_margin.model.event import Converted, Reduced, TakenOver
 from bt_margin.model.instrument import parse
 from bt_margin.model.market import Market
 from bt_margin.modes.base import MarginMode
+from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.plugin.path import walk
 from bt_margin.rules.book import Rules
 from bt_margin.rules.credit import HOURS_A_YEAR
@@ -75,12 +76,27 @@ class Replay:
     def points(self) -> Points:
         return Points.of(self.path, self.clock, self.walk)
 
+    def changes(self, whole: bool) -> frozenset[int]:
+        """Bars in which rules that bear on the book change: they are walked. `whole`: where the account is one pool any
+        revision counts, elsewhere those of its own contracts."""
+        return self._changes[whole]
+
     @cached_property
-    def changes(self) -> frozenset[int]:
-        """Bars in which a revision of the rules begins: they are walked."""
+    def _changes(self) -> dict[bool, frozenset[int]]:
         ends = self.path.close_ms
         times = self.book.rules.changes(int(ends[0]), int(ends[-1]))
-        return frozenset(int(ends.searchsorted(time)) for time in times)
+        own = [time for time in times if self._bearing(time - 1) != self._bearing(time)]
+        return {whole: frozenset(int(ends.searchsorted(time)) for time in rows)
+                for whole, rows in ((True, times), (False, own))}
+
+    def _bearing(self, time: int) -> tuple[object, ...]:
+        """What isolated and cross margin take from the rules, for the book's contracts."""
+        rules = self.rules(time)
+        rows: list[object] = [rules.liquidation]
+        for symbol in self.book.symbols:
+            instrument = rules.instrument(symbol)
+            rows += [instrument, rules.tiers(symbol), rules.fees(FEE_KIND[instrument.kind]), rules.funding(symbol)]
+        return tuple(rows)
 
     @cached_property
     def expiring(self) -> bool:
