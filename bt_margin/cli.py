@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
-from bt_margin import cli_data
+from bt_margin import cli_data, cli_survive
 from bt_margin.errors import BtMarginError, InputError
 
 if TYPE_CHECKING:
@@ -747,6 +747,7 @@ def _fail(error: object) -> NoReturn:
 
 
 cli_data.register(app)
+cli_survive.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

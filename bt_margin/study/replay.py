@@ -201,8 +201,8 @@ class Replay:
 
 
 def general(reason: str) -> str:
-    """A refusal without the figures of its own cell; the venue's codes stay."""
-    return re.sub(r"(?<![\w(/])[\d][\d.,]*(e[+-]?\d+)?(?![\d)])", "#", reason)
+    """A refusal without the figures of its own cell; the venue's codes, in brackets, stay."""
+    return re.sub(r"(\([^()]*\b\d{4,5}\b[^()]*\))|(?<!\w)\d[\d.,]*(?:e[+-]?\d+)?", lambda found: found[1] or "#", reason)
 
 
 def _nothing_fills(_: object) -> None:
