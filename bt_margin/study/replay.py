@@ -21,7 +21,7 @@ from bt_margin.engine.engine import MarginEngine
 from bt_margin.engine.orders import Gate, Refusal
 from bt_margin.errors import BtMarginError, Ineligible, InputError
 from bt_margin.model.account import Account
-from bt_margin.model.assessment import iso
+from bt_margin.model.assessment import AccountReport, AccountTotals, iso
 from bt_margin.model.event import Converted, Reduced, TakenOver
 from bt_margin.model.instrument import parse
 from bt_margin.model.market import Market
@@ -37,6 +37,7 @@ from bt_margin.study.static_book import StaticBook
 VERDICTS = ("survived", "reduced", "liquidated", "refused", "too small", "failed")
 SURVIVED, REDUCED, LIQUIDATED, REFUSED, TOO_SMALL, FAILED = range(6)
 NEAREST = "nearest"
+_NOTHING = AccountTotals(0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0, None, 0.0, 0.0)
 _GATES: dict[str, Gate] = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
 
 
@@ -48,6 +49,14 @@ class Outcome(NamedTuple):
     time: int = -1
     distance: float = float("nan")
     reason: str = ""
+
+
+class _Silent(MarginEngine):
+    """The engine, without the account laid out beside every event: nobody reads it here, and it costs more than all
+    the rest. No decision rests on it."""
+
+    def assess(self) -> AccountReport:
+        return AccountReport(self.mode.name, self.market.time, _NOTHING, (), (), (), (), (), ())
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,8 @@ class Replay:
 
     def engine(self, account: Account, mode: MarginMode, market: Market) -> MarginEngine:
         """The engine, beginning with this account at this market."""
-        return MarginEngine(account, mode, self.book.rules, market, extrapolate=NEAREST, funding=self.path.funding,
-                            interest=self.interest, strict=self.path.strict)
+        return _Silent(account, mode, self.book.rules, market, extrapolate=NEAREST, funding=self.path.funding,
+                       interest=self.interest, strict=self.path.strict)
 
     def enter(self, mode: MarginMode, entry: int, leverage: float) -> MarginEngine | Outcome:
         """Open the book at the marks of a bar's close: all orders have to be taken together, then they fill one by one
