@@ -74,7 +74,6 @@ def survive(
     strict
         Nothing stands in for a missing price or rate.
     """
-    from bt_margin.study.replay import VERDICTS
     from bt_margin.study.survival import StaticBook, load_path, spread, survival_map
 
     held = StaticBook.from_dict(_read(book))
@@ -90,11 +89,11 @@ def survive(
 
     out.mkdir(parents=True, exist_ok=True)
     found.write_parquet(out / "survival.parquet")
-    write_survival(found, VERDICTS, _meta(held, window, path), out / "survival.html")
+    write_survival(found, _meta(held, window, path), out / "survival.html")
     if json_:
         print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
         return
-    _show(found, VERDICTS, out)
+    _show(found, out)
 
 
 def _read(book: Path) -> dict[str, Any]:
@@ -185,15 +184,17 @@ def _meta(book: Any, window: str, path: str) -> dict[str, Any]:
     }
 
 
-def _show(found: SurvivalMap, verdicts: Sequence[str], out: Path) -> None:
+def _show(found: SurvivalMap, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from bt_margin.study.replay import VERDICTS
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     table = Table(title="Largest leverage that lived", title_justify="left", header_style="bold")
     for name in ("mode", "whenever entered", "median entry", "best entry", "worst entry (UTC)"):
         table.add_column(name, justify="right" if "entry" in name or "whenever" in name else "left")
-    shown = [name for name in verdicts if any(row[name] for row in found.summary())]
+    shown = [name for name in VERDICTS if any(row[name] for row in found.summary())]
     for name in shown:
         table.add_column(name, justify="right")
     for row in found.summary():

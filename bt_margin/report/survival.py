@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,6 +18,10 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from bt_margin.report import figures, wording
+from bt_margin.study.replay import VERDICTS
+
+if TYPE_CHECKING:
+    from bt_margin.study.survival import SurvivalMap
 
 CELLS = 60_000
 """Drawn at most: a larger map is thinned, and the page says so."""
@@ -30,24 +34,7 @@ MUTE = {"refused": "#8f8a99", "too small": "#c9c6cf", "failed": "#1d1b22"}
 FAR = 50.0  # per cent: beyond it all distances look alike
 
 
-class Map(Protocol):
-    """What is drawn: `bt_margin.study.survival.SurvivalMap`."""
-
-    modes: tuple[str, ...]
-    entries_ms: NDArray[np.int64]
-    leverages: NDArray[np.float64]
-    verdict: NDArray[np.uint8]
-    taken_ms: NDArray[np.int64]
-    distance: NDArray[np.float64]
-    sources: Mapping[str, str]
-    warnings: tuple[str, ...]
-
-    def lived(self) -> NDArray[np.float64]: ...
-
-    def summary(self) -> list[dict[str, Any]]: ...
-
-
-def steps(drawn: Map) -> tuple[int, int]:
+def steps(drawn: SurvivalMap) -> tuple[int, int]:
     """Every how many entries and leverages a cell is drawn."""
     count = [len(drawn.entries_ms), len(drawn.leverages)]
     every = [1, 1]
@@ -57,16 +44,15 @@ def steps(drawn: Map) -> tuple[int, int]:
     return every[0], every[1]
 
 
-def survival_figure(drawn: Map, verdicts: Sequence[str]) -> Any:
-    """A heat map for each mode: what lived by how near it came, what died by how soon. `verdicts`: the names behind the
-    map's codes."""
+def survival_figure(drawn: SurvivalMap) -> Any:
+    """A heat map for each mode: what lived by how near it came, what died by how soon."""
     by_entry, by_leverage = steps(drawn)
     here = (slice(None), slice(None, None, by_entry), slice(None, None, by_leverage))
     verdict, taken, near = drawn.verdict[here], drawn.taken_ms[here], drawn.distance[here]
     entries, leverages = drawn.entries_ms[::by_entry], drawn.leverages[::by_leverage]
     stamps = [wording.moment(int(time)) for time in entries]
-    kept = np.isin(verdict, [verdicts.index(name) for name in KEPT])
-    killed = verdict == verdicts.index(KILLED)
+    kept = np.isin(verdict, [VERDICTS.index(name) for name in KEPT])
+    killed = verdict == VERDICTS.index(KILLED)
     hours = (taken - entries[None, :, None]) / HOUR
     longest = float(hours[killed].max()) if killed.any() else 1.0
     page = make_subplots(rows=len(drawn.modes), cols=1, shared_xaxes=True, vertical_spacing=0.3 / (4 * len(drawn.modes)),
@@ -80,7 +66,7 @@ def survival_figure(drawn: Map, verdicts: Sequence[str]) -> Any:
              "liquidated: hours after the entry"),
         ]
         for name, tint in MUTE.items():
-            layers.append((np.where(verdict[m] == verdicts.index(name), 1.0, np.nan), [[0, tint], [1, tint]], 0.0, 1.0,
+            layers.append((np.where(verdict[m] == VERDICTS.index(name), 1.0, np.nan), [[0, tint], [1, tint]], 0.0, 1.0,
                            name, ""))
         for i, (z, scale, low, high, told, title) in enumerate(layers):
             if not np.isfinite(z).any():
@@ -110,10 +96,10 @@ def _rows(values: NDArray[np.float64]) -> list[list[float | None]]:
     return [[None if x != x else figures.rounded(x, 4) for x in row] for row in values.tolist()]
 
 
-def survival_section(drawn: Map, verdicts: Sequence[str]) -> dict[str, Any]:
+def survival_section(drawn: SurvivalMap) -> dict[str, Any]:
     """What a page needs: `figure` (plain data for Plotly), `height` in px, `summary` rows, `lived` rows (entry, the
     largest leverage that lived by mode), `thinned` (entries, leverages: every how many are drawn)."""
-    figure = survival_figure(drawn, verdicts)
+    figure = survival_figure(drawn)
     lived = drawn.lived()
     every = max(1, len(drawn.entries_ms) // 400)
     return {
@@ -124,20 +110,20 @@ def survival_section(drawn: Map, verdicts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write_survival(drawn: Map, verdicts: Sequence[str], meta: Mapping[str, Any], path: Path) -> None:
+def write_survival(drawn: SurvivalMap, meta: Mapping[str, Any], path: Path) -> None:
     """One self-contained page; whole or not at all. `meta`: title, command, book (text), assumptions, versions."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(moment=wording.moment)
     template = environment.from_string(
         files("bt_margin.report").joinpath("templates/survival.html.j2").read_text(encoding="utf-8"))
-    section = survival_section(drawn, verdicts)
+    section = survival_section(drawn)
     figure = json.dumps(section.pop("figure"), separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         figure = figure.replace(sign, f"\\u{ord(sign):04x}")
     page = template.render(
         **section, title=str(meta["title"]), command=str(meta["command"]), book=str(meta["book"]),
         assumptions=list(meta["assumptions"]), versions=dict(meta["versions"]), sources=dict(drawn.sources),
-        warnings=list(drawn.warnings), verdicts=list(verdicts), colours={m: figures.colour(m) for m in drawn.modes},
+        warnings=list(drawn.warnings), verdicts=list(VERDICTS), colours={m: figures.colour(m) for m in drawn.modes},
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")), drawing=Markup(figure),
         config=Markup(json.dumps(figures.CONFIG)),
     )

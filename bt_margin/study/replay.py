@@ -28,7 +28,7 @@ from bt_margin.model.market import Market
 from bt_margin.modes.base import MarginMode
 from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.plugin.path import walk
-from bt_margin.rules.book import Rules
+from bt_margin.rules.book import Extrapolate, Rules
 from bt_margin.rules.credit import HOURS_A_YEAR
 from bt_margin.study.asleep import Stretch
 from bt_margin.study.price_path import Clock, Points, PricePath, clock_of
@@ -36,7 +36,7 @@ from bt_margin.study.static_book import StaticBook
 
 VERDICTS = ("survived", "reduced", "liquidated", "refused", "too small", "failed")
 SURVIVED, REDUCED, LIQUIDATED, REFUSED, TOO_SMALL, FAILED = range(6)
-NEAREST = "nearest"
+NEAREST: Extrapolate = "nearest"
 _NOTHING = AccountTotals(0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0, None, 0.0, 0.0)
 _GATES: dict[str, Gate] = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
 

@@ -67,7 +67,8 @@ class SurvivalMap:
     @property
     def alive(self) -> NDArray[np.bool_]:
         """Cells that kept their book: survived, or reduced and kept. What could not begin or be judged is not alive."""
-        return (self.verdict == SURVIVED) | (self.verdict == REDUCED)
+        found: NDArray[np.bool_] = (self.verdict == SURVIVED) | (self.verdict == REDUCED)
+        return found
 
     def lived(self) -> NDArray[np.float64]:
         """(modes, entries): the largest leverage up to which every one of the map lived; NaN where the smallest died.
