@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from bt_margin.engine.builder import BookFile
 from bt_margin.errors import InputError
 from bt_margin.model.account import Account, Order
 from bt_margin.model.borrowing import Borrowing
-from bt_margin.model.instrument import Kind, parse
+from bt_margin.model.instrument import Kind, Number, parse
 from bt_margin.model.market import STABLECOINS, Market
 from bt_margin.rules.book import RuleBook, Rules, load_rules
 
@@ -121,17 +122,18 @@ class StaticBook:
         return [[instrument.floor(leg.weight * (leverage * unit))
                  for leg, instrument in zip(self.legs, held, strict=True)] for leverage in leverages]
 
-    def settings(self, rules: Rules, leverage: float, setting: float | None) -> dict[str, float]:
-        """OKX's leverage setting by symbol: as asked, else twice the leverage, at least 1, capped by the tier."""
-        wanted = 2 * leverage if setting is None else setting
-        return {symbol: max(1.0, min(wanted, rules.tiers(symbol).max_leverage)) for symbol in self.symbols}
+    def settings(self, rules: Rules, leverage: Number, setting: float | None) -> dict[str, Number]:
+        """OKX's leverage setting by symbol, of one leverage or an array of them: as asked, else twice the leverage, at
+        least 1, capped by the tier."""
+        wanted = 2 * leverage if setting is None else np.full(np.shape(leverage), setting)[()]
+        return {symbol: np.clip(wanted, 1.0, rules.tiers(symbol).max_leverage) for symbol in self.symbols}
 
-    def orders(self, mode: str, sizes: Sequence[float], settings: Mapping[str, float], rules: Rules) -> list[Order]:
+    def orders(self, mode: str, sizes: Sequence[float], settings: Mapping[str, Number], rules: Rules) -> list[Order]:
         """The market orders that open the legs, in order; portfolio margin knows no setting."""
         found = []
         for i, (leg, size) in enumerate(zip(self.legs, sizes, strict=True)):
             margin_mode = "isolated" if mode == "isolated" else leg.margin_mode
-            lever = 1.0 if mode == "portfolio" and margin_mode == "cross" else settings[leg.symbol]
+            lever = 1.0 if mode == "portfolio" and margin_mode == "cross" else float(settings[leg.symbol])
             found.append(Order(i + 1, rules.instrument(leg.symbol), "buy" if size > 0 else "sell", abs(size), None,
                                margin_mode, leg.side, lever))
         return found

@@ -3,18 +3,21 @@
 Along x (the mark; its inverse for coin-margined contracts) profit and requirement are straight lines. Per unit held, a
 pool is liquidated at the first point at which what is needed reaches what was put in:
 
-    c = money of the pool after the entry / units       need(t) = rate x(t) - (profit + funding)(t)
-    breach at t: c <= need(t)                           rate: maintenance of the tier + taker fee
+    c = money of the pool / units                     need(t) = rate x(t) - (profit + funding)(t)
+    breach at t: c <= need(t)                         rate: maintenance of the tier + taker fee
 
-so a running maximum of need finds the bar for any c. What is left to the engine: cells whose point lies within a hair,
-breaches at a bar's close, positions above the first tier (they may only be reduced), and everything after a reduction.
+so a running maximum of need finds the point for any c. Above the first tier a forced order takes the position down one
+tier where the line was met; then the same question is asked of what is left. Whatever is not as plain as that is the
+engine's: points within a hair, breaches at a bar's close, older ladders above the second tier.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +26,23 @@ from bt_margin.errors import BtMarginError
 from bt_margin.model.account import Position
 from bt_margin.modes.base import MarginMode, Pool
 from bt_margin.modes.valuation import forced_size, taker
-from bt_margin.plugin.bars import CLOSE
-from bt_margin.study.replay import FAILED, LIQUIDATED, SURVIVED, Outcome, Replay
+from bt_margin.plugin.bars import CLOSE, OPEN
+from bt_margin.study.replay import FAILED, LIQUIDATED, REDUCED, SURVIVED, Outcome, Replay
 
-HAIR = 1e-9
-CHUNK = 2_000_000
-"""Leverages x points judged in one go: 16 MB an array."""
+HAIR = 1e-9  # of the requirement: nearer to the line than this, the engine looks
+CHUNK = 1_000_000
+"""Leverages x points judged in one go: 8 MB an array."""
 Floats = NDArray[np.float64]
+Whole = NDArray[np.intp]
+
+
+class Row(NamedTuple):
+    """All leverages of one entry: what `Outcome` says of each, reasons by place."""
+
+    verdict: NDArray[np.uint8]
+    time: NDArray[np.int64]
+    distance: Floats
+    reasons: Mapping[int, str]
 
 
 def applies(replay: Replay, mode: MarginMode) -> bool:
@@ -37,66 +50,95 @@ def applies(replay: Replay, mode: MarginMode) -> bool:
     return len(replay.book.legs) == 1 and not mode.whole
 
 
-def cells(replay: Replay, mode: MarginMode, entry: int, leverages: Sequence[float]) -> Iterator[tuple[int, Outcome]]:
-    """(which leverage, what became of it) of every leverage of one entry, in rising order of leverage or not."""
-    order = sorted(range(len(leverages)), key=leverages.__getitem__)
-    admitted: list[int] = []
-    for i, outcome in _entered(replay, mode, entry, leverages, order):
-        if outcome is None:
-            admitted.append(i)
-        else:
-            yield i, outcome
-    if admitted:
-        yield from _Entry(replay, mode, entry).outcomes(admitted, leverages)
+def row(replay: Replay, mode: MarginMode, entry: int, leverages: Sequence[float]) -> Row:
+    """What became of every leverage (rising) of one entry."""
+    count = len(leverages)
+    found = Row(np.zeros(count, np.uint8), np.full(count, -1, np.int64), np.full(count, np.nan), {})
+    reasons: dict[int, str] = {}
+
+    def put(i: int, outcome: Outcome) -> None:
+        found.verdict[i], found.time[i], found.distance[i] = outcome[:3]
+        if outcome.reason:
+            reasons[i] = outcome.reason
+
+    begun = _begun(replay, mode, entry, leverages)
+    admitted = np.array([i for i, outcome in enumerate(begun) if outcome is None], dtype=np.intp)
+    for i, outcome in enumerate(begun):
+        if outcome is not None:
+            put(i, outcome)
+    if len(admitted):
+        judged = _Entry(replay, mode, entry).judged([leverages[i] for i in admitted])
+        found.verdict[admitted], found.time[admitted], found.distance[admitted] = (
+            judged.verdict, judged.time, judged.distance)
+        for i in admitted[judged.asked].tolist():
+            put(i, replay.cell(mode, entry, leverages[i]))
+    return found._replace(reasons=reasons)
 
 
-def _entered(
-    replay: Replay, mode: MarginMode, entry: int, leverages: Sequence[float], order: Sequence[int]
-) -> Iterator[tuple[int, Outcome | None]]:
+def _begun(replay: Replay, mode: MarginMode, entry: int, leverages: Sequence[float]) -> list[Outcome | None]:
     """How each could begin; None: it opened. The venue's gate is asked at both ends of a run of leverages, and inside
-    where the answers differ: what it asks for only grows with the leverage, but for whole lots. So next to a change of
-    answer every leverage within a few lots is asked."""
-    asked: dict[int, Outcome | None] = {}
+    where the answers differ: what it asks for grows with the leverage, but for whole lots. So next to a change of answer
+    every leverage within a few lots is asked."""
+    told: dict[int, Outcome | None] = {}
 
     def ask(n: int) -> Outcome | None:
-        if n not in asked:
+        if n not in told:
             try:
-                found = replay.enter(mode, entry, leverages[order[n]])
-                asked[n] = found if isinstance(found, Outcome) else None
+                answer = replay.enter(mode, entry, leverages[n])
+                told[n] = answer if isinstance(answer, Outcome) else None
             except BtMarginError as error:
-                asked[n] = Outcome(FAILED, reason=" ".join(str(error).split()))
-        return asked[n]
+                told[n] = Outcome(FAILED, reason=" ".join(str(error).split()))
+        return told[n]
 
-    todo = [(0, len(order) - 1)]
+    def same(a: Outcome | None, b: Outcome | None) -> bool:  # a distance that does not exist is never equal
+        return a is b or (a is not None and b is not None and (a.verdict, a.reason) == (b.verdict, b.reason))
+
+    todo = [(0, len(leverages) - 1)]
     while todo:
         low, high = todo.pop()
-        if ask(low) != ask(high) and high - low > 1:
+        if not same(ask(low), ask(high)) and high - low > 1:
             todo += [(low, (low + high) // 2), ((low + high) // 2, high)]
     lot = _lot_in_leverage(replay, entry)
-    known = sorted(asked)
-    for a, b in pairwise(known):
-        if asked[a] != asked[b]:
-            for step in (-1, 1):
-                n = a if step < 0 else b
-                while 0 <= n < len(order) and abs(leverages[order[n]] - leverages[order[a]]) <= 3 * lot:
+    for a, b in pairwise(sorted(told)):
+        if not same(told[a], told[b]):
+            for n, step in ((a, -1), (b, 1)):
+                while 0 <= n < len(leverages) and abs(leverages[n] - leverages[a]) <= 3 * lot:
                     ask(n)
                     n += step
-    filled, last = [], asked[0]
-    for n in range(len(order)):
-        last = asked.get(n, last)
-        filled.append((order[n], last))
-    yield from filled
+    answers, last = [], told[0]
+    for n in range(len(leverages)):
+        last = told.get(n, last)
+        answers.append(last)
+    return answers
 
 
 def _lot_in_leverage(replay: Replay, entry: int) -> float:
     """How much leverage one lot makes at an entry."""
     market = replay.path.market(entry)
     instrument = replay.rules(market.time).instrument(replay.book.legs[0].symbol)
-    account = replay.book.account(False)
-    worth = float(instrument.notional(instrument.lot, market.mark(instrument.symbol))) * float(
-        market.usd(instrument.settle))
-    equity = sum(amount * float(market.usd(c)) for c, amount in account.balances.items() if amount)
-    return worth / equity
+    worth = float(instrument.notional(instrument.lot, market.mark(instrument.symbol)))
+    equity = sum(x * float(market.usd(c)) for c, x in replay.book.balances.items() if x)
+    return worth * float(market.usd(instrument.settle)) / equity
+
+
+@dataclass
+class _Judged:
+    """What is known of the leverages of an entry. `asked`: the engine has to say."""
+
+    verdict: NDArray[np.uint8]
+    time: NDArray[np.int64]
+    distance: Floats
+    asked: NDArray[np.bool_]
+
+
+class _State(NamedTuple):
+    """Positions between two forced orders: which cells, money and requirement per unit, points [start, stop)."""
+
+    cells: Whole
+    c: Floats
+    rate: Floats
+    start: Whole
+    stop: Whole
 
 
 class _Entry:
@@ -110,102 +152,149 @@ class _Entry:
         self.instrument = self.rules.instrument(leg.symbol)
         self.isolated = mode.name == "isolated" or leg.margin_mode == "isolated"
         self.sign = 1.0 if leg.weight > 0 else -1.0
-        self.slope = self.instrument.payoff.slope
-        points, straight = replay.points, self.instrument.payoff.straight
+        self.payoff = self.instrument.payoff
+        self.tiers = self.rules.tiers(leg.symbol)
+        self.limits = np.array([tier.max_size for tier in self.tiers.rows])
+        self.maintenance = np.array([tier.maintenance for tier in self.tiers.rows])
+        self.fee = taker(self.instrument, self.rules)
+        self.level = self.rules.liquidation.liquidation_ratio
+        points, straight = replay.points, self.payoff.straight
         self.begin = int(points.first[entry + 1]) - 1  # the entry itself is judged first
-        self.bars = points.bar[self.begin:]
-        self.kinds = points.kind[self.begin:]
+        self.kinds, self.noted = points.kind[self.begin:], points.noted[self.begin:]
+        self.opens = replay.path.open_ms[points.bar[self.begin:]]
         self.x = straight(points.prices[leg.symbol][self.begin:])
         self.x0 = float(straight(float(self.market.mark(leg.symbol))))
         closes = straight(replay.path.prices[leg.symbol][:, CLOSE])
         behind = np.concatenate([[0.0], np.cumsum(-self.sign * closes * replay.clock.rates[leg.symbol])])
-        self.funding = behind[points.booked[self.begin:]] - behind[entry + 1]
+        self.paid = behind[points.booked[self.begin:]] - behind[entry + 1]
         self.margin_pays = not self.isolated or self.rules.funding(leg.symbol).collection == "full"
-        changing = [bar for bar in (*replay.changes(False), *np.flatnonzero(replay.clock.apart)) if bar > entry]
-        self.steady = self._until(changing)
+        self.funding = self.paid if self.margin_pays else np.zeros(len(self.x))
+        self.gained = self._profit(self.x) + self.funding
+        walked = [int(bar) for bar in (*replay.changes(False), *np.flatnonzero(replay.clock.apart)) if bar > entry]
+        self.steady = int(points.first[min(walked, default=len(replay.path))]) - self.begin
+        self.whole = [self._closed_whole(tier.max_size) for tier in self.tiers.rows]
 
-    def _until(self, bars: Sequence[int]) -> int:
-        """How many points lie before the first of some bars."""
-        first = min(bars, default=len(self.replay.path))
-        return int(self.replay.points.first[first]) - self.begin
-
-    def outcomes(self, admitted: Sequence[int], leverages: Sequence[float]) -> Iterator[tuple[int, Outcome]]:
-        replay, instrument, settle = self.replay, self.instrument, self.instrument.settle
-        account = replay.book.account(False)
-        equity = replay.engine(account, self.mode, self.market).equity_usd()
-        chosen = [leverages[i] for i in admitted]
-        sizes = np.array([row[0] for row in replay.book.sizes(equity, self.market, self.rules, chosen)])
-        lever = np.array([replay.book.settings(self.rules, k, replay.setting)[instrument.symbol] for k in chosen])
-        units = np.abs(sizes) * instrument.contract_size
-        worth = units * self.x0
-        cash = account.balance(settle) - worth * taker(instrument, self.rules)
-        posted = worth / lever if self.isolated else np.zeros(len(worth))
-        pool = (posted if self.isolated else cash) / units
-        tiers = self.rules.tiers(instrument.symbol)
-        numbers = np.array([tiers.at(size).number for size in sizes])
-        for number in np.unique(numbers):
-            group = np.flatnonzero(numbers == number)
-            rate = tiers.at(float(sizes[group[0]])).maintenance + taker(instrument, self.rules)
-            paying = None if self.margin_pays else (cash - posted)[group] / units[group]
-            for at, outcome in self._group(group, pool[group], rate, paying, self._closed_whole(sizes[group[0]])):
-                if outcome is None:
-                    outcome = replay.cell(self.mode, self.entry, chosen[at])
-                yield admitted[at], outcome
+    def _profit(self, x: Floats) -> Floats:
+        return self.payoff.slope * self.sign * (x - self.x0)
 
     def _closed_whole(self, size: float) -> bool:
-        """True where a breach ends in one order, however large the hole."""
-        held = Position(self.instrument, "isolated" if self.isolated else "cross", "net", float(size),
-                        float(self.market.mark(self.instrument.symbol)), 1.0)
-        pool = Pool("", self.mode, self.instrument.settle, 0.0, (held,))
-        return forced_size(held, pool, self.market, self.rules, math.inf) == abs(size)
+        """True where a breach of a position of this size ends in one order, however deep the hole."""
+        held = Position(self.instrument, "isolated" if self.isolated else "cross", "net", size, 1.0, 1.0)
+        return forced_size(held, Pool("", self.mode, held.currency, 0.0, (held,)), self.market, self.rules,
+                           math.inf) == size
 
-    def _group(
-        self, group: NDArray[np.intp], c: Floats, rate: float, paying: Floats | None, simple: bool
-    ) -> Iterator[tuple[int, Outcome | None]]:
-        """Leverages of one tier; None: the engine has to say. `simple`: the first forced order closes the position."""
-        funding = self.funding if self.margin_pays else 0.0
-        gained = self.slope * self.sign * (self.x - self.x0) + funding
-        level = self.rules.liquidation.liquidation_ratio
-        worst = np.maximum.accumulate(level * rate * self.x - gained)
-        hair = HAIR * rate * float(self.x.max())
-        first = np.searchsorted(worst, c - hair, side="left")
-        surely = np.searchsorted(worst, c + hair, side="left")
-        end = len(worst)
-        if paying is not None:  # cash has to last for what funding takes from it
-            spent = np.searchsorted(np.maximum.accumulate(-self.funding), paying, side="left")
-        else:
-            spent = np.full(len(c), end)
-        asleep = first == end
-        alive = asleep & (spent == end) & (self.steady == end)
-        lows = np.full(len(c), np.nan)
-        chosen = np.flatnonzero(alive)
-        size = max(1, CHUNK // end)
-        for start in range(0, len(chosen), size):
-            part = chosen[start:start + size]
-            lows[part] = self._lowest(c[part], gained, rate)
-        seen = np.minimum(first, end - 1)
-        bars, kinds = self.bars[seen], self.kinds[seen]
-        times = self.replay.path.open_ms[bars]
-        dead = simple & ~asleep & (first == surely) & (kinds < CLOSE) & (first > 0)
-        dead &= (first < spent) & (first < self.steady)
-        for i, at in enumerate(group.tolist()):
-            if alive[i]:
-                yield at, Outcome(SURVIVED, -1, float(lows[i]))
-            elif dead[i]:
-                yield at, Outcome(LIQUIDATED, int(times[i]), 0.0)
-            else:
-                yield at, None
+    def judged(self, leverages: Sequence[float]) -> _Judged:
+        """Every leverage, as far as straight lines go."""
+        count, end = len(leverages), len(self.x)
+        book, instrument = self.replay.book, self.instrument
+        account = book.account(False)
+        equity = self.replay.engine(account, self.mode, self.market).equity_usd()
+        held = np.abs([size for (size,) in book.sizes(equity, self.market, self.rules, leverages)])
+        lever = book.settings(self.rules, np.asarray(leverages), self.replay.setting)[instrument.symbol]
+        units = held * instrument.contract_size
+        cash = account.balance(instrument.settle) - units * self.x0 * self.fee
+        posted = units * self.x0 / lever if self.isolated else np.zeros(count)
+        c = (posted if self.isolated else cash) / units
+        spent = np.full(count, end)
+        if not self.margin_pays:  # cash has to last for what funding takes from it
+            spent = np.searchsorted(np.maximum.accumulate(-self.paid), (cash - posted) / units, side="left")
+        answer = _Judged(np.full(count, SURVIVED, np.uint8), np.full(count, -1, np.int64), np.full(count, np.nan),
+                         np.zeros(count, bool))
+        low = np.full(count, np.inf)  # distances where a forced order traded
+        states: list[_State] = []
+        going, start = np.arange(count), np.zeros(count, np.intp)
+        while len(going):
+            tier = np.searchsorted(self.limits, held[going], side="left")
+            rate = self.maintenance[tier] + self.fee
+            first, sure = self._first(c[going], rate, start[going], fresh=not states)
+            states.append(_State(going, c[going], rate, start[going].copy(), first))
+            at = np.minimum(first, end - 1)
+            lives = first == end
+            plain = sure & (lives | ((self.kinds[at] < CLOSE) & (first > 0)))
+            plain &= np.where(lives, (spent[going] == end) & (self.steady == end),
+                              (first < spent[going]) & (first < self.steady))
+            whole = np.array(self.whole)[tier]
+            plain &= lives | whole | (self.rules.liquidation.step == "one-tier")
+            answer.asked[going[~plain]] = True
+            dies = plain & ~lives & whole
+            answer.verdict[going[dies]], answer.time[going[dies]] = LIQUIDATED, self.opens[at[dies]]
+            cut = np.flatnonzero(plain & ~lives & ~whole)
+            going, rate, at, tier = going[cut], rate[cut], at[cut], tier[cut]
+            c[going], held[going], near, odd = self._reduced(c[going], held[going], rate, at, tier)
+            low[going] = np.minimum(low[going], near)
+            answer.verdict[going] = REDUCED
+            answer.asked[going[odd]] = True
+            going, start[going] = going[~odd], at
+        alive = ~answer.asked & (answer.verdict != LIQUIDATED)
+        answer.distance[answer.verdict == LIQUIDATED] = 0.0
+        for state in states:
+            keep = alive[state.cells]
+            low[state.cells[keep]] = np.minimum(low[state.cells[keep]], self._lowest(state, keep))
+        answer.distance[alive] = np.where(np.isfinite(low[alive]), low[alive] * 100.0, np.nan)
+        return answer
 
-    def _lowest(self, c: Floats, gained: Floats, rate: float) -> Floats:
-        """The lowest distance to liquidation, per cent, as `modes.distance` has it for one contract; NaN without one."""
-        noted = self.replay.points.noted[self.begin:]
-        x, gained = self.x[noted], gained[noted]
-        equity = c[:, None] + gained
-        gap = equity - rate * x
-        slope = self.sign * x + equity if self.slope < 0 else np.broadcast_to(self.sign * x - rate * x, gap.shape)
+    def _first(self, c: Floats, rate: Floats, start: Whole, *, fresh: bool) -> tuple[Whole, NDArray[np.bool_]]:
+        """The first point from `start` on at which each is liquidated (their number: none), and whether that is sure."""
+        end = len(self.x)
+        first, last = np.full(len(c), end), np.full(len(c), end)
+        for one in np.unique(rate):
+            here = np.flatnonzero(rate == one)
+            need = self.level * one * self.x - self.gained
+            hair = HAIR * one * float(self.x.max())
+            if fresh:
+                worst = np.maximum.accumulate(need)
+                first[here], last[here] = (np.searchsorted(worst, c[here] + d, side="left") for d in (-hair, hair))
+                continue
+            for part in np.array_split(here, max(1, len(here) * end // CHUNK)):
+                later = np.arange(end) >= start[part, None]
+                for found, d in ((first, -hair), (last, hair)):
+                    hit = later & (need >= c[part, None] + d)
+                    found[part] = np.where(hit.any(axis=1), hit.argmax(axis=1), end)
+        return first, first == last
+
+    def _reduced(self, c: Floats, held: Floats, rate: Floats, at: Whole,
+                 tier: Whole) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
+        """One tier down, where the line was met: at the open of a bar that jumped over it, else on the way to the point.
+        (money per unit, contracts left, distance there, whether the engine should look)."""
+        instrument, slope = self.instrument, self.payoff.slope * self.sign
+        funding = self.funding[at]
+        met = (c + funding - slope * self.x0) / (self.level * rate - slope)
+        x = np.where(self.kinds[at] == OPEN, self.x[at], met)
+        closed = np.array([min(size, instrument.ceil(size - float(self.limits[t - 1])))
+                           for size, t in zip(held.tolist(), tier.tolist(), strict=True)])
+        left = np.array([instrument.snap(size) for size in (held - closed).tolist()])
+        penalty = self.maintenance[np.searchsorted(self.limits, closed, side="left")]
+        units, out = held * instrument.contract_size, closed * instrument.contract_size
+        money = units * (c + funding) + out * self._profit(x) - out * x * (self.fee + penalty)
         with np.errstate(divide="ignore", invalid="ignore"):
-            move = -gap / slope
-        move = np.where(move > -1.0, np.abs(move), np.inf)
-        low = move.min(axis=1) * 100.0
-        found: Floats = np.where(np.isfinite(low), low, np.nan)
+            after = money / (left * instrument.contract_size) - funding
+        then = self.maintenance[np.searchsorted(self.limits, left, side="left")] + self.fee
+        gained = self._profit(x) + funding
+        gap = after + gained - then * x
+        odd = (left <= 0) | ~(np.abs(gap) > 1e-7 * then * x) | ((gap < 0) & (self.kinds[at] != OPEN))
+        near = np.where(gap > 0, self._away(after, then, x, gained), np.inf)
+        return after, left, near, odd
+
+    def _lowest(self, state: _State, keep: NDArray[np.bool_]) -> Floats:
+        """The lowest distance of some cells of a state, as a share; infinity without one."""
+        c, rate, start, stop = (values[keep] for values in state[1:])
+        where = np.flatnonzero(self.noted)
+        found = np.full(len(c), np.inf)
+        for part in np.array_split(np.arange(len(c)), max(1, len(c) * len(where) // CHUNK)):
+            if not len(part):
+                continue
+            away = self._away(c[part, None], rate[part, None], self.x[where], self.gained[where])
+            if (start[part] > 0).any() or (stop[part] < len(self.x)).any():
+                away[(where < start[part, None]) | (where >= stop[part, None])] = np.inf
+            found[part] = away.min(axis=1)
+        return found
+
+    def _away(self, c: Floats, rate: Floats, x: Floats, gained: Floats) -> Floats:
+        """The share by which the mark has to move for liquidation, as `modes.distance` has it for one contract; infinity
+        where no move does it."""
+        equity = c + gained
+        slope = self.sign * x + (equity if self.payoff.slope < 0 else -rate * x)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            move = (rate * x - equity) / slope
+        found: Floats = np.where(move > -1.0, np.abs(move), np.inf)
         return found

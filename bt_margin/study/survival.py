@@ -7,7 +7,7 @@ that enters the same book at the close of the same bar, at its mark: the same ve
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,20 +194,22 @@ def survival_map(
     done, total = 0, shape[0] * shape[1] * shape[2]
     for m, mode in enumerate(chosen):
         for e, entry in enumerate(at):
-            found: Iterator[tuple[int, Outcome]]
             if straight.applies(replay, mode):
-                found = straight.cells(replay, mode, entry, levers)
-            else:
-                found = ((i, replay.cell(mode, entry, lever)) for i, lever in enumerate(levers))
-            for i, outcome in found:
+                found = straight.row(replay, mode, entry, levers)
+                verdict[m, e], taken[m, e], distance[m, e] = found[:3]
+                for i, text in found.reasons.items():
+                    reason[m, e, i] = reasons.setdefault(text, len(reasons))
+                done += len(levers)
+                if progress:
+                    progress(done, total)
+                continue
+            for i, lever in enumerate(levers):
+                outcome = replay.cell(mode, entry, lever)
                 verdict[m, e, i], taken[m, e, i], distance[m, e, i] = outcome[:3]
                 reason[m, e, i] = reasons.setdefault(outcome.reason, len(reasons))
-                if progress and not straight.applies(replay, mode):
-                    done += 1
+                done += 1
+                if progress:
                     progress(done, total)
-            if progress and straight.applies(replay, mode):
-                done += len(levers)
-                progress(done, total)
     ends = path.close_ms[at]
     marks = np.array([[path.prices[s][i, 3] for s in held.symbols] for i in at])
     return SurvivalMap(names, ends, np.array(levers), verdict, taken, distance, reason, tuple(reasons), held.symbols,
