@@ -6,9 +6,9 @@ pool is liquidated at the first point at which what is needed reaches what was p
     c = money of the pool / units                     need(t) = rate x(t) - (profit + funding)(t)
     breach at t: c <= need(t)                         rate: maintenance of the tier + taker fee
 
-so a running maximum of need finds the point for any c. Above the first tier a forced order takes the position down one
-tier where the line was met; then the same question is asked of what is left. Whatever is not as plain as that is the
-engine's: points within a hair, breaches at a bar's close, older ladders above the second tier.
+so a running maximum of need finds the point for any c. Above the first tiers a forced order takes the position down
+where the line was met; then the same question is asked of what is left. Whatever is not as plain as that is the
+engine's: points within a hair, breaches at a bar's close, bars in which rules change.
 """
 
 from __future__ import annotations
@@ -214,7 +214,6 @@ class _Entry:
             plain &= np.where(lives, (spent[going] == end) & (self.steady == end),
                               (first < spent[going]) & (first < self.steady))
             whole = np.array(self.whole)[tier]
-            plain &= lives | whole | (self.rules.liquidation.step == "one-tier")
             answer.asked[going[~plain]] = True
             dies = plain & ~lives & whole
             answer.verdict[going[dies]], answer.time[going[dies]] = LIQUIDATED, self.opens[at[dies]]
@@ -222,9 +221,12 @@ class _Entry:
             going, rate, at, tier = going[cut], rate[cut], at[cut], tier[cut]
             c[going], held[going], near, odd = self._reduced(c[going], held[going], rate, at, tier)
             low[going] = np.minimum(low[going], near)
-            answer.verdict[going] = REDUCED
+            gone = held[going] == 0
+            answer.verdict[going] = np.where(gone, LIQUIDATED, REDUCED)
+            answer.time[going[gone]] = self.opens[at[gone]]
             answer.asked[going[odd]] = True
-            going, start[going] = going[~odd], at
+            start[going] = at
+            going = going[~odd & ~gone]
         alive = ~answer.asked & (answer.verdict != LIQUIDATED)
         answer.distance[answer.verdict == LIQUIDATED] = 0.0
         for state in states:
@@ -260,20 +262,35 @@ class _Entry:
         funding = self.funding[at]
         met = (c + funding - slope * self.x0) / (self.level * rate - slope)
         x = np.where(self.kinds[at] == OPEN, self.x[at], met)
-        closed = np.array([min(size, instrument.ceil(size - float(self.limits[t - 1])))
-                           for size, t in zip(held.tolist(), tier.tolist(), strict=True)])
+        hole = (c + self._profit(x) + funding - rate * x) * held * instrument.contract_size
+        closed = self._closed(held, tier, x, hole)
         left = np.array([instrument.snap(size) for size in (held - closed).tolist()])
         penalty = self.maintenance[np.searchsorted(self.limits, closed, side="left")]
         units, out = held * instrument.contract_size, closed * instrument.contract_size
         money = units * (c + funding) + out * self._profit(x) - out * x * (self.fee + penalty)
         with np.errstate(divide="ignore", invalid="ignore"):
-            after = money / (left * instrument.contract_size) - funding
+            after = np.where(left > 0, money / (left * instrument.contract_size), 0.0) - funding
         then = self.maintenance[np.searchsorted(self.limits, left, side="left")] + self.fee
         gained = self._profit(x) + funding
         gap = after + gained - then * x
-        odd = (left <= 0) | ~(np.abs(gap) > 1e-7 * then * x) | ((gap < 0) & (self.kinds[at] != OPEN))
-        near = np.where(gap > 0, self._away(after, then, x, gained), np.inf)
+        odd = (left > 0) & (~(np.abs(gap) > 1e-7 * then * x) | ((gap < 0) & (self.kinds[at] != OPEN)))
+        near = np.where((gap > 0) & (left > 0), self._away(after, then, x, gained), np.inf)
         return after, left, near, odd
+
+    def _closed(self, held: Floats, tier: Whole, x: Floats, hole: Floats) -> Floats:
+        """Contracts that the next forced order closes. `hole`: equity above the requirement, zero or less."""
+        if self.rules.liquidation.step == "one-tier":  # known ahead, and asked for half a million times
+            below = self.limits[tier - 1]
+            return np.array([min(size, self.instrument.ceil(size - down))
+                             for size, down in zip(held.tolist(), below.tolist(), strict=True)])
+        symbol, margin_mode, sizes = self.instrument.symbol, "isolated" if self.isolated else "cross", []
+        marks = np.atleast_1d(self.payoff.straight(x)).tolist()
+        for size, mark, spare in zip(held.tolist(), marks, hole.tolist(), strict=True):
+            position = Position(self.instrument, margin_mode, "net", size, mark, 1.0)
+            pool = Pool("", self.mode, position.currency, 0.0, (position,))
+            market = self.market.at(self.market.time, {symbol: mark})
+            sizes.append(forced_size(position, pool, market, self.rules, spare))
+        return np.array(sizes)
 
     def _lowest(self, state: _State, keep: NDArray[np.bool_]) -> Floats:
         """The lowest distance of some cells of a state, as a share; infinity without one."""
