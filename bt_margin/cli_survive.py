@@ -54,7 +54,8 @@ def survive(
     mode
         isolated, cross, multi-currency or portfolio; repeatable. Default: every mode there is.
     leverage
-        Gross notional / equity at the entry: a number, or FIRST:LAST:STEP such as 1:20:0.5; repeatable. Default: 1:20:1.
+        Gross notional / equity at the entry: a number, or FIRST:LAST:STEP such as 1:20:0.5; repeatable. Default:
+        1:20:1.
     entries
         hourly, or a number of entries spread evenly over the window.
     setting
@@ -173,11 +174,11 @@ def _meta(book: Any, window: str, path: str) -> dict[str, Any]:
         "book": f"{money} and contracts in the proportions {legs}",
         "command": shlex.join(["bt-margin", *sys.argv[1:]]),
         "assumptions": [
-            "Entered at the close of a bar, at its mark, as a market order that pays the taker fee; nothing trades after "
-            "that but what is forced.",
+            "Entered at the close of a bar, at its mark, as a market order that pays the taker fee; nothing trades "
+            "after that but what is forced.",
             f"Bars are walked as {path}; contracts have one price, their mark (the last trade where there is none).",
-            "The leverage setting is twice the leverage, at least 1 and capped by the tier, unless given. Contracts are "
-            "whole lots.",
+            "The leverage setting is twice the leverage, at least 1 and capped by the tier, unless given. Contracts "
+            "are whole lots.",
             "Funding and interest as in the broker; the verdict is that of a MarginBroker with the same book.",
         ],
         "versions": {name: version(name) for name in ("bt-margin", "numpy")},

@@ -55,8 +55,8 @@ def survival_figure(drawn: SurvivalMap) -> Any:
     killed = verdict == VERDICTS.index(KILLED)
     hours = (taken - entries[None, :, None]) / HOUR
     longest = float(hours[killed].max()) if killed.any() else 1.0
-    page = make_subplots(rows=len(drawn.modes), cols=1, shared_xaxes=True, vertical_spacing=0.3 / (4 * len(drawn.modes)),
-                         subplot_titles=list(drawn.modes))
+    page = make_subplots(rows=len(drawn.modes), cols=1, shared_xaxes=True, subplot_titles=list(drawn.modes),
+                         vertical_spacing=0.3 / (4 * len(drawn.modes)))
     for m, mode in enumerate(drawn.modes):
         common = {"x": stamps, "y": [float(x) for x in leverages], "xgap": 0, "ygap": 0}
         layers: list[tuple[Any, Any, float, float, str, str]] = [

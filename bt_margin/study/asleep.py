@@ -86,8 +86,8 @@ class Stretch:
         return self.replay.points.market(where, time, self.replay.path.strict)
 
     def _with_flows(self, pool: Pool, at: Callable[[Floats], Any]) -> Pool:
-        """The pool with funding received, `at` some of the points. Where the account is the pool, the entry prices bring
-        it in: there equity is what counts, not whether a gain is realised."""
+        """The pool with funding received, `at` some of the points. Where the account is the pool, the entry prices
+        bring it in: there equity is what counts, not whether a gain is realised."""
         if pool.holdings is None:
             if pool.mode.name == "isolated" and not self._margin_pays(pool.positions[0]):
                 return pool

@@ -36,8 +36,8 @@ Floats = NDArray[np.float64]
 class PricePath:
     """Candles of several symbols on one clock.
 
-    `prices`: by symbol (bars, 4) as open, high, low, close: marks of contracts, last trades of spot pairs. `indexes`: by
-    pair, the same shape. A symbol without a bar of its own keeps its last price. `close_ms` (bars,) ms UTC.
+    `prices`: by symbol (bars, 4) as open, high, low, close: marks of contracts, last trades of spot pairs. `indexes`:
+    by pair, the same shape. A symbol without a bar of its own keeps its last price. `close_ms` (bars,) ms UTC.
     """
 
     close_ms: NDArray[np.int64]
@@ -135,9 +135,9 @@ class PricePath:
 class Clock:
     """When funding falls due along a path.
 
-    `rates`: by symbol (bars,), the rate booked at each bar's close, 0 where none is. `due` (bars,): something is booked.
-    `apart` (bars,): the account is walked through the bar, whatever the prices: several settlements, or one between two
-    bars, or one that has to be refused. `hours` (bars,): a full hour strikes in the bar.
+    `rates`: by symbol (bars,), the rate booked at each bar's close, 0 where none is. `due` (bars,): something is
+    booked. `apart` (bars,): the account is walked through the bar, whatever the prices: several settlements, or one
+    between two bars, or one that has to be refused. `hours` (bars,): a full hour strikes in the bar.
     """
 
     rates: Mapping[str, Floats]
@@ -176,9 +176,9 @@ def clock_of(path: PricePath, symbols: Sequence[str], book: RuleBook) -> Clock:
 class Points:
     """Every point of a path at which an account is judged, one after the other.
 
-    `bar`, `kind` (points,): OPEN, HIGH, LOW, CLOSE, or AFTER, which only bars have in which something is booked. `booked`
-    (points,): how many bars' bookings are behind it. `noted` (points,): distances are taken here. `first` (bars + 1,):
-    the first point of each bar. `prices`, `indexes`: by symbol and pair (points,).
+    `bar`, `kind` (points,): OPEN, HIGH, LOW, CLOSE, or AFTER, which only bars have in which something is booked.
+    `booked` (points,): how many bars' bookings are behind it. `noted` (points,): distances are taken here. `first`
+    (bars + 1,): the first point of each bar. `prices`, `indexes`: by symbol and pair (points,).
     """
 
     bar: NDArray[np.intp]

@@ -61,8 +61,8 @@ class _Silent(MarginEngine):
 
 @dataclass(frozen=True)
 class Replay:
-    """What all cells of a map share. `walk`: adverse, ohlc or close; `interest`: yearly borrow rates by currency instead
-    of the rules' own; `setting`: OKX's leverage setting, by default twice the leverage."""
+    """What all cells of a map share. `walk`: adverse, ohlc or close; `interest`: yearly borrow rates by currency
+    instead of the rules' own; `setting`: OKX's leverage setting, by default twice the leverage."""
 
     book: StaticBook
     path: PricePath
@@ -75,7 +75,8 @@ class Replay:
         for symbol in self.book.symbols:
             expiry = self.rules(last).instrument(symbol).expiry_ms
             if expiry is not None and expiry <= last:
-                raise InputError(f"positions: {symbol} expires at {iso(expiry)}, within the path; end the window before")
+                raise InputError(f"positions: {symbol} expires at {iso(expiry)}, within the path; end the window "
+                                 "before")
 
     @cached_property
     def clock(self) -> Clock:
@@ -173,7 +174,7 @@ class Replay:
         walk(engine, self.path.bars(at), (), self.walk, "USDT", step, _nothing_fills)
 
     def cell(self, mode: MarginMode, entry: int, leverage: float) -> Outcome:
-        """Whether the book lives through the path. Whatever cannot be judged is a failure with its reason, never alive."""
+        """Whether the book lives through the path. What cannot be judged is a failure with its reason, never alive."""
         try:
             engine = self.enter(mode, entry, leverage)
             return engine if isinstance(engine, Outcome) else self.carry(engine, mode, entry, fresh=True)
@@ -211,7 +212,8 @@ class Replay:
 
 def general(reason: str) -> str:
     """A refusal without the figures of its own cell; the venue's codes, in brackets, stay."""
-    return re.sub(r"(\([^()]*\b\d{4,5}\b[^()]*\))|(?<!\w)\d[\d.,]*(?:e[+-]?\d+)?", lambda found: found[1] or "#", reason)
+    codes_or_figures = r"(\([^()]*\b\d{4,5}\b[^()]*\))|(?<!\w)\d[\d.,]*(?:e[+-]?\d+)?"
+    return re.sub(codes_or_figures, lambda found: found[1] or "#", reason)
 
 
 def _nothing_fills(_: object) -> None:

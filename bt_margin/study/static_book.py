@@ -47,9 +47,9 @@ class StaticBook:
 
     @classmethod
     def from_dict(cls, book: Mapping[str, Any]) -> StaticBook:
-        """Read a book file. Its `time` and `prices`, and entry prices, leverages and margins of its positions, belong to
-        its own instant and are not used: the path gives prices, the map leverages. Raises InputError with the key's path
-        for what a static book cannot hold."""
+        """Read a book file. Its `time` and `prices`, and entry prices, leverages and margins of its positions, belong
+        to its own instant and are not used: the path gives prices, the map leverages. Raises InputError with the key's
+        path for what a static book cannot hold."""
         try:
             file = msgspec.convert({"time": "", **book}, BookFile)
         except msgspec.ValidationError as error:
@@ -72,7 +72,8 @@ class StaticBook:
             if contracts is None or not math.isfinite(contracts) or contracts == 0:
                 raise InputError(f"{path}.contracts: expected a size other than zero, found {contracts}")
             if row.position_side != "net" and contracts < 0:
-                raise InputError(f"{path}.contracts: a {row.position_side} position takes a positive size in hedge mode")
+                raise InputError(f"{path}.contracts: a {row.position_side} position takes a positive size in hedge "
+                                 "mode")
             if row.margin_mode not in ("cross", "isolated"):
                 raise InputError(f"{path}.margin_mode: expected cross or isolated, found {row.margin_mode!r}")
             size = -contracts if row.position_side == "short" else contracts

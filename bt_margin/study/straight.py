@@ -77,8 +77,8 @@ def row(replay: Replay, mode: MarginMode, entry: int, leverages: Sequence[float]
 
 def _begun(replay: Replay, mode: MarginMode, entry: int, leverages: Sequence[float]) -> list[Outcome | None]:
     """How each could begin; None: it opened. The venue's gate is asked at both ends of a run of leverages, and inside
-    where the answers differ: what it asks for grows with the leverage, but for whole lots. So next to a change of answer
-    every leverage within a few lots is asked."""
+    where the answers differ: what it asks for grows with the leverage, but for whole lots. So next to a change of
+    answer every leverage within a few lots is asked."""
     told: dict[int, Outcome | None] = {}
 
     def ask(n: int) -> Outcome | None:
@@ -236,7 +236,7 @@ class _Entry:
         return answer
 
     def _first(self, c: Floats, rate: Floats, start: Whole, *, fresh: bool) -> tuple[Whole, NDArray[np.bool_]]:
-        """The first point from `start` on at which each is liquidated (their number: none), and whether that is sure."""
+        """The first point from `start` on at which each is liquidated (their number: none); whether that is sure."""
         end = len(self.x)
         first, last = np.full(len(c), end), np.full(len(c), end)
         for one in np.unique(rate):
@@ -256,8 +256,8 @@ class _Entry:
 
     def _reduced(self, c: Floats, held: Floats, rate: Floats, at: Whole,
                  tier: Whole) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
-        """One tier down, where the line was met: at the open of a bar that jumped over it, else on the way to the point.
-        (money per unit, contracts left, distance there, whether the engine should look)."""
+        """One forced order where the line was met: at the open of a bar that jumped over it, else on the way to the
+        point. (Money per unit, contracts left, distance there, whether the engine should look.)"""
         instrument, slope = self.instrument, self.payoff.slope * self.sign
         funding = self.funding[at]
         met = (c + funding - slope * self.x0) / (self.level * rate - slope)
@@ -294,7 +294,7 @@ class _Entry:
 
     def _lowest(self, state: _State, keep: NDArray[np.bool_]) -> Floats:
         """The lowest distance of some cells of a state, as a share; infinity without one."""
-        c, rate, start, stop = (values[keep] for values in state[1:])
+        c, rate, start, stop = state.c[keep], state.rate[keep], state.start[keep], state.stop[keep]
         where = np.flatnonzero(self.noted)
         found = np.full(len(c), np.inf)
         for part in np.array_split(np.arange(len(c)), max(1, len(c) * len(where) // CHUNK)):
@@ -307,8 +307,8 @@ class _Entry:
         return found
 
     def _away(self, c: Floats, rate: Floats, x: Floats, gained: Floats) -> Floats:
-        """The share by which the mark has to move for liquidation, as `modes.distance` has it for one contract; infinity
-        where no move does it."""
+        """The share by which the mark has to move for liquidation, as `modes.distance` has it for one contract;
+        infinity where no move does it."""
         equity = c + gained
         slope = self.sign * x + (equity if self.payoff.slope < 0 else -rate * x)
         with np.errstate(divide="ignore", invalid="ignore"):

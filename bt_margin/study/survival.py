@@ -29,7 +29,6 @@ from bt_margin.study.replay import (
     SURVIVED,
     TOO_SMALL,
     VERDICTS,
-    Outcome,
     Replay,
 )
 from bt_margin.study.static_book import StaticBook
@@ -46,8 +45,8 @@ class SurvivalMap:
 
     `verdict`: index into VERDICTS (survived, reduced, liquidated, refused, too small, failed). `taken_ms`: the first
     takeover, ms UTC, -1 without one. `distance`: the lowest distance to liquidation, per cent; 0 once liquidated, NaN
-    where there is none. `reason`: index into `reasons`, of refusals and failures. `entries_ms`: closes of the entry bars;
-    `entry_prices` (entries, symbols): the marks there, `symbols` naming them.
+    where there is none. `reason`: index into `reasons`, of refusals and failures. `entries_ms`: closes of the entry
+    bars; `entry_prices` (entries, symbols): the marks there, `symbols` naming them.
     """
 
     modes: tuple[str, ...]
@@ -107,7 +106,7 @@ class SurvivalMap:
                 "reason": self.reason.ravel()}
 
     def write_parquet(self, path: Path) -> None:
-        """One row a cell; mode, verdict and reason as dictionaries, times as UTC timestamps. Replaces the file whole."""
+        """One row a cell; mode, verdict and reason as dictionaries, times as UTC timestamps; the file whole or not."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -158,10 +157,10 @@ def survival_map(
     """Judge every cell.
 
     `book`: as its file has it (only balances, contracts, margin modes, sides and overlays count), `path`: prices from
-    `load_path` or PricePath.of(feeds). `leverages`: gross notional / equity at entry. `entries`: bars at whose close the
-    book is entered, by default every one but the last. `walk`: adverse, ohlc or close. `setting`: OKX's leverage setting,
-    default twice the leverage capped by the tier. `rules_as_of`: "then" or a date, by default what the book says, else
-    "then". Raises InputError for what no cell could make sense of; a cell's own trouble is its verdict.
+    `load_path` or PricePath.of(feeds). `leverages`: gross notional / equity at entry. `entries`: bars at whose close
+    the book is entered, by default every one but the last. `walk`: adverse, ohlc or close. `setting`: OKX's leverage
+    setting, default twice the leverage capped by the tier. `rules_as_of`: "then" or a date, by default what the book
+    says, else "then". Raises InputError for what no cell could make sense of; a cell's own trouble is its verdict.
     """
     from bt_margin.engine.builder import parse_time
 

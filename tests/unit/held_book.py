@@ -66,8 +66,9 @@ def broker_run(replay: Replay, mode: str, entry: int, leverage: float) -> Held:
     if not all(sizes):
         return Held("too small", -1, math.nan)
     broker = MarginBroker(
-        mode=mode, cash=dict(book.balances), leverage=book.settings(rules, leverage, replay.setting), path=replay.walk,
-        rules=book.rules, coc=True, position_mode="hedge" if book.hedged else "net",
+        mode=mode, cash=dict(book.balances), path=replay.walk, rules=book.rules,
+        leverage={name: float(x) for name, x in book.settings(rules, leverage, replay.setting).items()},
+        coc=True, position_mode="hedge" if book.hedged else "net",
         interest=dict(replay.interest) or None, borrow={"auto": book.borrowing.auto} if whole else None,
     )
     cerebro = bt.Cerebro(stdstats=False)

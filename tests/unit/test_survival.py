@@ -23,7 +23,8 @@ CRASH = {"since": 120, "until": 150}  # 2025-10-10 00:00 to 2025-10-11 06:00: th
 
 # name: (book, window, symbols, span, modes, entries, leverages, more)
 CASES: dict[str, tuple[Any, ...]] = {
-    "long": (book({SWAP: 1}, USDT=1_000_000), "2025-10-10", [SWAP], CRASH, ALL, (0, 15, 20), (1e-7, 4, 6, 9, 20, 45), {}),
+    "long": (book({SWAP: 1}, USDT=1_000_000), "2025-10-10", [SWAP], CRASH, ALL, (0, 15, 20), (1e-7, 4, 6, 9, 20, 45),
+             {}),
     "short": (book({SWAP: -1}, USDT=50_000), "2025-10-10", [SWAP], CRASH, OWN, (0, 21, 23), (5, 12, 25, 40), {}),
     "long, old rules": (book({SWAP: 1}, USDT=300_000), "2020-03-12", [SWAP], {"since": 110, "until": 170}, OWN, (0, 5),
                         (1, 2, 4, 8, 16), {}),
@@ -37,8 +38,10 @@ CASES: dict[str, tuple[Any, ...]] = {
     "basis": (book({SWAP: -1}, BTC=1.0, USDT=1_000), "2025-10-10", [SWAP, SPOT], CRASH, WHOLE, (0, 20), (1, 3, 6), {}),
     "coins behind a long": (book({SWAP: 1}, BTC=1.0), "2024-08-05", [SWAP, SPOT], {"since": 105, "until": 140}, WHOLE,
                             (0, 20), (1, 3, 4.5), {"interest": {"USDT": 0.3}}),
-    "bars high first": (book({SWAP: 1}, USDT=50_000), "2025-10-10", [SWAP], CRASH, OWN, (0,), (5, 12), {"walk": "ohlc"}),
-    "closes only": (book({SWAP: 1}, USDT=50_000), "2025-10-10", [SWAP], CRASH, OWN, (0,), (5, 12, 30), {"walk": "close"}),
+    "bars high first": (book({SWAP: 1}, USDT=50_000), "2025-10-10", [SWAP], CRASH, OWN, (0,), (5, 12),
+                        {"walk": "ohlc"}),
+    "closes only": (book({SWAP: 1}, USDT=50_000), "2025-10-10", [SWAP], CRASH, OWN, (0,), (5, 12, 30),
+                    {"walk": "close"}),
 }
 
 
@@ -91,11 +94,11 @@ def test_what_cannot_be_judged_is_not_alive() -> None:
 
 
 def test_refusals_say_why_without_the_figures_of_one_cell() -> None:
-    assert general("leverage 40 is above the maximum 33.3 of X (59102)") == "leverage # is above the maximum # of X (59102)"
-    assert general("is less than initial margin (51008, 1009 and 1010)") == "is less than initial margin (51008, 1009 and 1010)"
+    assert general("leverage 40 is above the maximum 33.3 (59102)") == "leverage # is above the maximum # (59102)"
+    assert general("less than initial (51008, 1009 and 1010)") == "less than initial (51008, 1009 and 1010)"
     path = path_of("2025-10-10", [SWAP], **CRASH)
-    found = survival_map(book({SWAP: 1}, USDT=10_000), path, [10, 45, 150], [0], ["cross", "portfolio"])
-    assert [VERDICTS[v] for v in found.verdict[0, 0]] == ["liquidated", "liquidated", "refused"]
+    found = survival_map(book({SWAP: 1}, USDT=10_000), path, [10, 45, 99, 150], [0], ["cross", "portfolio"])
+    assert [VERDICTS[v] for v in found.verdict[0, 0]] == ["liquidated", "liquidated", "refused", "refused"]
     assert "insufficient free margin in USDT (51008)" in found.reasons
 
 
@@ -140,8 +143,10 @@ def test_books_that_cannot_be_held(change: dict[str, Any], text: str) -> None:
 
 def test_maps_that_make_no_sense() -> None:
     path, held = path_of("2025-10-10", [SWAP], **CRASH), book({SWAP: 1}, USDT=10_000)
-    for more, text in (({"leverages": []}, "leverage"), ({"leverages": [0]}, "leverage"),
-                       ({"entries": [29]}, "entries"), ({"walk": "up"}, "path"), ({"setting": 0.5}, "setting"), ({"modes": ["none"]}, "mode")):
+    for more, text in (
+        ({"leverages": []}, "leverage"), ({"leverages": [0]}, "leverage"), ({"entries": [29]}, "entries"),
+        ({"walk": "up"}, "path"), ({"setting": 0.5}, "setting"), ({"modes": ["none"]}, "mode"),
+    ):
         given: dict[str, Any] = {"leverages": [2], "entries": [0], **more}
         with pytest.raises(InputError, match=text):
             survival_map(held, path, **given)
