@@ -24,6 +24,7 @@ from bt_margin.modes.assess import account_pools
 from bt_margin.modes.base import MarginMode, Pool, judge
 from bt_margin.modes.distance import distance
 from bt_margin.modes.options import moved
+from bt_margin.plugin.bars import CLOSE
 
 if TYPE_CHECKING:
     from bt_margin.study.replay import Replay
@@ -74,7 +75,7 @@ class Stretch:
         replay, points = self.replay, self.replay.points
         found = {}
         for key, position in self.account.positions.items():
-            close = replay.path.prices[key.symbol][:, 3]
+            close = replay.path.prices[key.symbol][:, CLOSE]
             value = -position.sign * position.instrument.notional(position.size, close) * replay.clock.rates[key.symbol]
             behind = np.concatenate([[0.0], np.cumsum(value)])
             found[key] = behind[points.booked[self.here]] - behind[self.at + 1]
@@ -228,11 +229,12 @@ class Stretch:
             shifts = _FEW if low is None else (-min(low / 100.0, 0.999), low / 100.0)
             near = np.zeros(len(where), bool)
             market = self._market(where)
+            owed = 0.0 if pool.holdings is None or self._interest is None else self._interest[where - self.begin]
             there = self._with_flows(pool, lambda flow, where=where: flow[where - self.begin])  # type: ignore[misc]
             for shift in shifts:
                 try:
                     gap = judge(there, moved(market, pool.positions, shift), self.rules).gap
-                    near |= _along(gap, len(where)) < 0
+                    near |= _along(gap, len(where)) < owed
                 except InputError:  # beyond what the rules know: every point is measured
                     near[:] = True
             where = where[near]
@@ -250,8 +252,9 @@ class Stretch:
     def _at(self, pool: Pool, point: np.intp) -> Pool:
         """The pool at one point, what was booked by then in its money."""
         if pool.holdings is not None and self.owes:
-            account, booked = self.account.copy(), int(self.replay.points.booked[point])
-            self.replay.catch_up(account, self.mode, self.at, booked - 1, True)
+            points, account = self.replay.points, self.account.copy()
+            struck = points.kind[point] >= CLOSE  # what an hour costs is charged before a close is noted
+            self.replay.catch_up(account, self.mode, self.at, int(points.bar[point]) - (not struck), True)
             return next(p for p in account_pools(account, self.mode) if p.holdings is not None)
         return self._with_flows(pool, lambda flow: float(flow[int(point) - self.begin]))
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bt_margin.errors import InputError
 from bt_margin.model.assessment import iso
 from bt_margin.modes import MODES, mode_named
+from bt_margin.plugin.bars import CLOSE
 from bt_margin.plugin.path import PATHS
 from bt_margin.study import straight
 from bt_margin.study.price_path import PricePath
@@ -210,7 +211,7 @@ def survival_map(
                 if progress:
                     progress(done, total)
     ends = path.close_ms[at]
-    marks = np.array([[path.prices[s][i, 3] for s in held.symbols] for i in at])
+    marks = np.array([[path.prices[s][i, CLOSE] for s in held.symbols] for i in at])
     return SurvivalMap(names, ends, np.array(levers), verdict, taken, distance, reason, tuple(reasons), held.symbols,
                        marks, (int(path.open_ms[0]), int(path.close_ms[-1])), dict(path.sources), _warnings(replay))
 

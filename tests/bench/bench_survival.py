@@ -1,6 +1,6 @@
 """How fast survival maps are, and how often they disagree with the broker: never.
 
-    python -m tests.bench.bench_survival                       # a million cells of one contract, and books of every kind
+    python -m tests.bench.bench_survival                       # a million cells of one contract, books of every kind
     python -m tests.bench.bench_survival --agree 400 --seed 7  # random cells against cerebro runs
 """
 
@@ -66,8 +66,8 @@ def every_kind() -> None:
             began = time.process_time()
             broker_run(replay, mode, at[6], 3.0)
             broker = time.process_time() - began
-            print(f"| {name} | {mode} | {row['survived']} | {row['reduced']} | {row['liquidated']} | {row['refused']} | "
-                  f"{each * 1e3:.2f} ms | {broker * 1e3:,.0f} ms |", flush=True)
+            print(f"| {name} | {mode} | {row['survived']} | {row['reduced']} | {row['liquidated']} | "
+                  f"{row['refused']} | {each * 1e3:.2f} ms | {broker * 1e3:,.0f} ms |", flush=True)
 
 
 def agree(count: int, seed: int) -> int:
@@ -86,7 +86,9 @@ def agree(count: int, seed: int) -> int:
         text = differs(replay, mode, entry, leverage, cell)
         if text:
             wrong += 1
-            print(f"{[leg.symbol for leg in replay.book.legs]} {dict(replay.book.balances)} {replay.walk}: {text}", flush=True)
+            held = replay.book
+            since = replay.path.open_ms[0]
+            print(f"{held.symbols} {dict(held.balances)} {replay.walk} from {since}: {text}", flush=True)
     print(f"{count} random cells, seed {seed}: {wrong} differ; {dict(sorted(seen.items()))}")
     return wrong
 
