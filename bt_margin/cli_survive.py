@@ -200,7 +200,7 @@ def _show(found: SurvivalMap, out: Path) -> None:
         table.add_column(name, justify="right")
     for row in found.summary():
         table.add_row(
-            row["mode"], *("none" if row[k] is None else f"{row[k]:.4g}x" for k in ("through_all", "median", "best")),
+            row["mode"], *(_lever(row[k], found.leverages[-1]) for k in ("through_all", "median", "best")),
             row["worst_entry"][:16].replace("T", " "), *(f"{row[name]:,}" for name in shown))
     console.print(table)
     for text in found.reasons:
@@ -210,3 +210,8 @@ def _show(found: SurvivalMap, out: Path) -> None:
         console.print(f"note: {text}", style="dim", markup=False)
     console.print(f"{found.verdict.size:,} cells. Data: {'; '.join(f'{s}: {t}' for s, t in found.sources.items())}. "
                   f"Map: {out / 'survival.html'}", markup=False, highlight=False)
+
+
+def _lever(value: float | None, highest: float) -> str:
+    """The highest of the map says only that much."""
+    return "none" if value is None else f"{'>= ' if value >= highest else ''}{value:.4g}x"

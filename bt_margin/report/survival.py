@@ -50,7 +50,7 @@ def survival_figure(drawn: SurvivalMap) -> Any:
     here = (slice(None), slice(None, None, by_entry), slice(None, None, by_leverage))
     verdict, taken, near = drawn.verdict[here], drawn.taken_ms[here], drawn.distance[here]
     entries, leverages = drawn.entries_ms[::by_entry], drawn.leverages[::by_leverage]
-    stamps = [wording.moment(int(time)) for time in entries]
+    stamps = [wording.moment(int(time))[5:16] for time in entries]  # month, day, hour and minute
     kept = np.isin(verdict, [VERDICTS.index(name) for name in KEPT])
     killed = verdict == VERDICTS.index(KILLED)
     hours = (taken - entries[None, :, None]) / HOUR
@@ -78,7 +78,7 @@ def survival_figure(drawn: SurvivalMap) -> Any:
                 hovertemplate=f"{mode}, entered %{{x}}, %{{y}}x: {told}<extra></extra>", hoverongaps=False, **common,
             ), row=m + 1, col=1)
         page.update_yaxes(title={"text": "leverage"}, row=m + 1, col=1)
-        page.update_xaxes(type="category", nticks=12, tickangle=0, row=m + 1, col=1)
+        page.update_xaxes(type="category", nticks=9, tickangle=0, row=m + 1, col=1)
     page.update_xaxes(title={"text": "entered at (UTC)"}, row=len(drawn.modes), col=1)
     page.update_layout(template=go.layout.Template(), height=120 + 250 * len(drawn.modes),
                        margin={"l": 64, "r": 150, "t": 40, "b": 56}, paper_bgcolor="rgba(0,0,0,0)",
@@ -98,12 +98,14 @@ def _rows(values: NDArray[np.float64]) -> list[list[float | None]]:
 
 def survival_section(drawn: SurvivalMap) -> dict[str, Any]:
     """What a page needs: `figure` (plain data for Plotly), `height` in px, `summary` rows, `lived` rows (entry, the
-    largest leverage that lived by mode), `thinned` (entries, leverages: every how many are drawn)."""
+    largest leverage that lived by mode), `highest` leverage of the map, `thinned` (entries, leverages: every how many
+    are drawn)."""
     figure = survival_figure(drawn)
     lived = drawn.lived()
     every = max(1, len(drawn.entries_ms) // 400)
     return {
         "figure": json.loads(figure.to_json()), "height": figure.layout.height, "modes": list(drawn.modes),
+        "highest": float(drawn.leverages[-1]),
         "summary": drawn.summary(), "thinned": steps(drawn),
         "lived": [(int(drawn.entries_ms[e]), [wording.known(lived[m, e]) for m in range(len(drawn.modes))])
                   for e in range(0, len(drawn.entries_ms), every)],

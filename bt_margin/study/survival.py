@@ -216,6 +216,23 @@ def survival_map(
                        marks, (int(path.open_ms[0]), int(path.close_ms[-1])), dict(path.sources), _warnings(replay))
 
 
+def book_of(weights: Mapping[str, float], cash: Mapping[str, float], path: PricePath) -> dict[str, Any]:
+    """The book of a strategy that enters signed shares of its exposure, by symbol, and holds: contracts in the
+    proportions that the first bar's close gives. Raises InputError for a spot pair."""
+    from bt_margin.rules.book import load_rules
+
+    market = path.market(0)
+    rules = load_rules("okx").as_of(market.time, "nearest")
+    rows = []
+    for symbol, weight in weights.items():
+        instrument = rules.instrument(symbol)
+        if instrument.is_spot:
+            raise InputError(f"weights: {symbol} is a spot pair; coins belong in balances")
+        worth = float(instrument.notional(1.0, market.mark(symbol))) * float(market.usd(instrument.settle))
+        rows.append({"symbol": symbol, "contracts": weight / worth})
+    return {"balances": dict(cash), "positions": rows}
+
+
 def load_path(book: StaticBook, span: str, *, store: str = "", strict: bool = False) -> PricePath:
     """The path of a window (a crash's day or START/END) for a book: downloaded minutes where they cover it, else the
     embedded hourly figures, as studies choose. A coin is priced by its spot pair where there is one, else by a contract
@@ -283,5 +300,5 @@ def _warnings(replay: Replay) -> tuple[str, ...]:
     return tuple(rows)
 
 
-__all__ = ["FAILED", "LIQUIDATED", "REFUSED", "VERDICTS", "PricePath", "StaticBook", "SurvivalMap", "load_path",
-           "spread", "survival_map"]
+__all__ = ["FAILED", "LIQUIDATED", "REFUSED", "VERDICTS", "PricePath", "StaticBook", "SurvivalMap", "book_of",
+           "load_path", "spread", "survival_map"]

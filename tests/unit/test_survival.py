@@ -14,7 +14,7 @@ from bt_margin.cli import main
 from bt_margin.errors import InputError
 from bt_margin.modes import mode_named
 from bt_margin.study.replay import VERDICTS, general
-from bt_margin.study.survival import PricePath, StaticBook, load_path, spread, survival_map
+from bt_margin.study.survival import PricePath, StaticBook, book_of, load_path, spread, survival_map
 from tests.unit.held_book import COIN, ETH, SPOT, SWAP, book, differs, path_of, replay_of
 
 ALL = ["isolated", "cross", "multi-currency", "portfolio"]
@@ -116,6 +116,20 @@ def test_the_answer_of_a_map() -> None:
     assert cross["survived"] + cross["liquidated"] + cross["refused"] == 30 * (len(path) - 1)
 
 
+def test_the_figure_draws_every_cell_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bt_margin.report import survival as report
+
+    path = path_of("2025-10-10", [SWAP], **CRASH)
+    found = survival_map(book({SWAP: 1}, USDT=10_000), path, [1e-7, 2, 10, 30, 150], None, ["cross", "portfolio"])
+    section = report.survival_section(found)
+    drawn = sum(x is not None for layer in section["figure"]["data"] for row in layer["z"] for x in row)
+    assert drawn == found.verdict.size
+    assert section["thinned"] == (1, 1)
+    monkeypatch.setattr(report, "CELLS", 100)
+    by_entry, by_leverage = report.steps(found)
+    assert 2 * -(-29 // by_entry) * -(-5 // by_leverage) <= 100
+
+
 def test_entries_are_spread() -> None:
     path = path_of("2025-10-10", [SWAP], **CRASH)
     assert spread(path, "hourly") == list(range(29))
@@ -163,6 +177,21 @@ def test_a_coin_is_priced_by_its_spot_pair_or_by_a_contract_of_the_book() -> Non
     assert set(load_path(held, "2025-10-10").prices) == {SWAP, SPOT}
     lone = StaticBook.from_dict(book({"SOL/USDT:USDT": -1}, SOL=100.0))
     assert set(load_path(lone, "2025-10-10").prices) == {"SOL/USDT:USDT"}
+
+
+def test_the_book_of_a_strategy_that_enters_shares() -> None:
+    from strategies.pair_long_short import PairLongShort
+
+    path = path_of("2025-10-10", [SWAP, ETH], **CRASH)
+    held = StaticBook.from_dict(book_of(PairLongShort.weights, {"USDT": 100_000}, path))
+    market = path.market(0)
+    rules = held.rules.as_of(market.time)
+    (sizes,) = held.sizes(100_000.0, market, rules, [6.0])
+    worth = [float(rules.instrument(s).notional(n, market.mark(s))) for s, n in zip(held.symbols, sizes, strict=True)]
+    assert worth == pytest.approx([300_000, 300_000], rel=1e-3)
+    assert sizes[0] > 0 > sizes[1]
+    with pytest.raises(InputError, match="coins belong in balances"):
+        book_of({SPOT: 1.0}, {"USDT": 1}, path_of("2025-10-10", [SPOT], **CRASH))
 
 
 def test_a_date_freezes_the_rules() -> None:
