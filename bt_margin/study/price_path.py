@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -47,6 +47,7 @@ class PricePath:
     funding: Mapping[str, FundingSeries]
     sources: Mapping[str, str]
     strict: bool = False
+    told_by: Mapping[str, str] = field(default_factory=dict)  # by pair: whose feed told its index, and moves it
 
     @classmethod
     def of(cls, feeds: Sequence[ArrayFeed], strict: bool = False) -> PricePath:
@@ -57,7 +58,7 @@ class PricePath:
             raise InputError(f"path: expected feeds of one time frame, found bars of {sorted(steps)} ms; resample them")
         clock = np.unique(np.concatenate([feed.p.close_ms for feed in feeds]))
         clock = clock[clock >= max(int(feed.p.close_ms[0]) for feed in feeds)]
-        prices, indexes, funding, sources = {}, {}, {}, {}
+        prices, indexes, funding, sources, told_by = {}, {}, {}, {}, {}
         for feed in feeds:
             symbol, columns = str(feed.p.dataname), feed.p.columns
             candles = np.stack([np.asarray(columns[name], dtype=float) for name in CANDLE], axis=1)
@@ -82,11 +83,12 @@ class PricePath:
                 if int(feed.p.close_ms[known][0]) > clock[0]:
                     raise InputError(f"{symbol}: its index begins only at {iso(int(feed.p.close_ms[known][0]))}; "
                                      "cut the window")
+                told_by[symbol.partition(":")[0]] = symbol
                 indexes[symbol.partition(":")[0]] = _on(clock, feed.p.close_ms[known], moved[known])
             if feed.funding is not None:
                 funding[symbol] = feed.funding
             sources[symbol] = str(feed.p.source)
-        return cls(clock, steps.pop(), prices, indexes, funding, sources, strict)
+        return cls(clock, steps.pop(), prices, indexes, funding, sources, strict, told_by)
 
     def __len__(self) -> int:
         return len(self.close_ms)
@@ -124,7 +126,7 @@ class PricePath:
             if ":" in symbol:
                 columns |= {mark: columns[name] for mark, name in zip(_MARKS, CANDLE, strict=True)}
             pair = symbol.partition(":")[0]
-            if pair in self.indexes:
+            if self.told_by.get(pair) == symbol:
                 columns["index"] = np.ascontiguousarray(self.indexes[pair][since:, CLOSE])
             found.append(make_feed(symbol, columns, self.open_ms[since:], self.step, self.funding.get(symbol),
                                    self.sources[symbol]))

@@ -97,8 +97,10 @@ class StaticBook:
 
     @property
     def coins(self) -> tuple[str, ...]:
-        """What has to be priced in USD besides: coins held, and coins that contracts settle in."""
-        settled = (parse(leg.symbol).settle for leg in self.legs)
+        """What has to be priced in USD besides: coins held, coins that contracts settle in, and those behind futures,
+        which no perpetual of the book may stand for."""
+        parts = [parse(leg.symbol) for leg in self.legs]
+        settled = [x for part in parts for x in (part.settle, *([part.base] if part.expiry else []))]
         held = (currency for currency, amount in self.balances.items() if amount)
         return tuple(dict.fromkeys(c for c in (*held, *settled) if c not in STABLECOINS))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -252,8 +252,7 @@ def load_path(book: StaticBook, span: str, *, store: str = "", strict: bool = Fa
             failed = wanted
             continue
         path = PricePath.of(feeds, strict)
-        return PricePath(path.close_ms, path.step, path.prices, path.indexes, path.funding,
-                         {symbol: f"{label}: {source}" for symbol, source in path.sources.items()}, strict)
+        return replace(path, sources={symbol: f"{label}: {source}" for symbol, source in path.sources.items()})
     raise InputError(f"window: no prices for {', '.join(failed)} on {span}")
 
 
