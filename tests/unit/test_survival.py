@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from bt_margin.cli import main
+from bt_margin.engine.accrual import FundingSeries
 from bt_margin.errors import InputError
 from bt_margin.modes import mode_named
-from bt_margin.study.replay import VERDICTS, general
+from bt_margin.plugin import feeds
+from bt_margin.study.replay import VERDICTS, Replay, general
 from bt_margin.study.survival import PricePath, StaticBook, book_of, load_path, spread, survival_map
 from tests.unit.held_book import COIN, ETH, SPOT, SWAP, book, differs, path_of, replay_of
 
@@ -239,3 +241,30 @@ def test_bad_input_is_one_line_and_exit_2(
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def minutes(symbol: str, seed: int, missing: tuple[int, ...] = ()) -> Any:
+    """Ninety wild minutes around a settlement; contracts with marks (ten of them missing), an index and funding."""
+    chance, count, open_ms = np.random.default_rng(seed), 90, 1_760_054_400_000 + 7 * 3_600_000 + 1_200_000
+    close = 100_000 * np.exp(np.cumsum(chance.normal(0, 0.0025, count)) - np.linspace(0, 0.06, count))
+    first = np.concatenate([[100_000.0], close[:-1]])
+    high, low = np.maximum(first, close) * 1.001, np.minimum(first, close) * 0.999
+    kept = np.setdiff1d(np.arange(count), missing)
+    columns = {name: v[kept] for name, v in zip(feeds.CANDLE, (first, high, low, close), strict=True)}
+    columns["volume"] = np.zeros(len(kept))
+    funding = None
+    if ":" in symbol:
+        known = np.where((kept >= 50) & (kept < 60), np.nan, 1.0005)
+        for name, candle in zip(("mark_open", "mark_high", "mark_low", "mark"), feeds.CANDLE, strict=True):
+            columns[name] = columns[candle] * known
+        columns["index"] = columns["close"] * 0.9997
+        funding = FundingSeries(np.array([1_760_054_400_000 + 8 * 3_600_000]), np.array([0.002]))
+    return feeds.make_feed(symbol, columns, open_ms + kept * 60_000, 60_000, funding, "made up")
+
+
+def test_minutes_with_holes_an_index_and_funding() -> None:
+    path = PricePath.of([minutes(SWAP, 1, (30, 31, 38, 39, 40, 41)), minutes(SPOT, 3)])
+    replay = Replay(StaticBook.from_dict(book({SWAP: 1}, BTC=2.0, USDT=50_000)), path)
+    wrong = [differs(replay, mode, 5, leverage, replay.cell(mode_named(mode), 5, leverage)[:3])
+             for mode, leverage in (("isolated", 1), ("cross", 3), ("cross", 9), ("multi-currency", 3))]
+    assert not [text for text in wrong if text]
