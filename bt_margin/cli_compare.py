@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bt_margin.study.result import RunResult
     from bt_margin.study.study import Study
 
+MINUTE = 60_000
 Many = Annotated[tuple[str, ...], Parameter(negative=())]
 Numbers = Annotated[tuple[float, ...], Parameter(negative=())]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -151,6 +152,8 @@ def compare(
         }
     ):
         console.print(line, style="yellow", markup=False)
+    for line in path_notes(results):
+        console.print(line, style="yellow" if line.startswith("*") else "dim", markup=False)
     console.print("OKX's margin ratio falls as danger rises: warning at 300 %, liquidation at 100 %.", style="dim")
     used = meta["data"][0].partition(";")[0] if meta["data"] else "none"
     console.print(f"Data: {used}. Report: {out / 'report.html'}", markup=False, highlight=False)
@@ -264,7 +267,7 @@ def verdict_table(results: Sequence[RunResult]) -> Table:
             row["strategy"],
             f"{row['leverage']:g}x",
             row["mode"],
-            f"[{colours[row['verdict']]}]{row['verdict']}[/]",
+            f"[{colours[row['verdict']]}]{row['verdict']}{'*' if row['path_dependent'] else ''}[/]",
             (row["liquidated_at"] or "")[:16].replace("T", " "),
             show.distance(row["entry_distance"]),
             show.percent(row["min_margin_ratio"]),
@@ -275,6 +278,19 @@ def verdict_table(results: Sequence[RunResult]) -> Table:
             ),
         )
     return table
+
+
+def path_notes(results: Sequence[RunResult]) -> list[str]:
+    """Which verdicts hang on the path through the bar, and for which that was not checked."""
+    notes = [
+        f"* the verdict hangs on the path through the bar: with --path ohlc {r.row['mode']}, {r.row['leverage']:g}x, "
+        f"{r.row['window']} is {r.row['ohlc_verdict']}"
+        for r in results if r.row["path_dependent"]
+    ]
+    hours = sum(bool(r.data) and r.row["path_dependent"] is None for r in results)
+    if hours and any(row["step_ms"] > MINUTE for r in results for row in r.data):
+        notes.append(f"{hours} of {len(results)} verdicts are not checked against --path ohlc: only hours are at hand")
+    return notes
 
 
 def _run(study: Study, workers: int | None, cells: Cells) -> list[RunResult]:

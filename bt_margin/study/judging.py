@@ -1,15 +1,11 @@
-"""What a run came to: the worst that happened, and where the money went."""
+"""What a run came to, by the worst that happened."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bt_margin.model.assessment import iso
-
-LIQUIDATION = ("forced", "conversion")
-"""Notes of ledger entries that a liquidation wrote."""
 
 
 def judge_run(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None, str]:
@@ -48,22 +44,3 @@ def paid_by_fund(events: Sequence[Mapping[str, Any]]) -> str:
         f"{amount:,.2f} {currency}" if amount >= 100 else f"{amount:,.6g} {currency}"
         for currency, amount in sorted(totals.items()) if amount
     )
-
-
-def money(ledger: Sequence[Mapping[str, Any]], usd: Mapping[str, float]) -> dict[str, float]:
-    """Where the money went, in USD (coins at the window's last price): costs positive, funding signed (+ received)."""
-
-    def total(*kinds: str, forced: bool | None = None) -> float:
-        return 0.0 + math.fsum(
-            (e["cash"] + e["margin"] + e["assets"] - e["liability"] - e["interest"]) * usd.get(e["currency"], 1.0)
-            for e in ledger
-            if e["kind"] in kinds and (forced is None or (e["note"] in LIQUIDATION) is forced)
-        )
-
-    return {
-        "fees_usd": 0.0 - total("fee", forced=False),
-        "funding_usd": total("funding"),
-        "interest_usd": 0.0 - total("interest"),
-        "liquidation_cost_usd": 0.0 - total("fee", "penalty", forced=True),
-        "fund_paid_usd": total("clawback"),
-    }

@@ -12,7 +12,8 @@ from typing import Any
 COLUMNS = (
     "strategy", "mode", "window", "leverage", "setting", "contracts", "opened", "verdict", "liquidated_at", "reason",
     "min_margin_ratio", "entry_distance", "min_distance", "warnings", "forced_orders", "fees_usd", "funding_usd",
-    "interest_usd", "liquidation_cost_usd", "fund_paid_usd", "start_equity_usd", "final_equity_usd",
+    "interest_usd", "liquidation_cost_usd", "fund_paid_usd", "hours_below_300", "worst_hour_usd",
+    "worst_hour_end", "start_equity_usd", "final_equity_usd",
     "available_then", "indicative", "rules_extrapolated_days", "data_kind", "ohlc_verdict", "path_dependent",
     "code_sha256", "rules_sha256", "data_sha256",
 )
@@ -47,7 +48,7 @@ def write_parquet(results: Sequence[RunResult], path: Path) -> None:
         "forced_orders": pa.int64(), "rules_extrapolated_days": pa.int64(), "path_dependent": pa.bool_(),
     }
     text = ("strategy", "mode", "window", "contracts", "verdict", "liquidated_at", "reason", "data_kind",
-            "ohlc_verdict", "code_sha256", "rules_sha256", "data_sha256")
+            "worst_hour_end", "ohlc_verdict", "code_sha256", "rules_sha256", "data_sha256")
     fields = [
         pa.field(name, pa.string() if name in text else kinds.get(name, pa.float64())) for name in COLUMNS
     ]

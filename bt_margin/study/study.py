@@ -18,11 +18,12 @@ import numpy as np
 
 from bt_margin.engine.clock import ModeSwitch
 from bt_margin.errors import BtMarginError, Ineligible, InputError
+from bt_margin.model.assessment import iso
 from bt_margin.modes import MODES, mode_named
 from bt_margin.study import provenance
 from bt_margin.study.cells import Cells, decode, encode
 from bt_margin.study.chains import option_feeds, priced, ruled_by, trades_options, vol_label
-from bt_margin.study.judging import judge_run, money
+from bt_margin.study.judging import judge_run
 from bt_margin.study.result import COLUMNS, RunResult
 from bt_margin.study.running import FEW, spread
 from bt_margin.study.strategies import BUNDLED, load, spec_of, symbols_of, takes_leverage
@@ -288,6 +289,7 @@ def _replay(task: Task) -> RunResult:
 
     from bt_margin.plugin.analyzers import Recorder
     from bt_margin.plugin.broker import MarginBroker
+    from bt_margin.plugin.measures import costs, hours_below, worst_hour
 
     strategy = load(task.strategy)
     symbols = symbols_of(strategy)
@@ -318,7 +320,8 @@ def _replay(task: Task) -> RunResult:
     found = done.analyzers.margin_recorder.get_analysis()
     evidence, ledger, events = found["evidence"], found["ledger"], found["events"]
     verdict, at, reason = judge_run(done, found)
-    sums = money(ledger, found["usd"])
+    series, step = found["series"], data[0]["step_ms"]
+    fall = worst_hour(series["time"], series["equity_usd"])
     row = {
         **_row(task),
         "setting": min(leverage.values()) if leverage else None,
@@ -332,9 +335,12 @@ def _replay(task: Task) -> RunResult:
         "min_distance": (0.0 if at else found["min_distance"]) if verdict != "refused" else None,
         "warnings": sum(e["name"] == "Warned" for e in events),
         "forced_orders": sum(e["name"] in ("Reduced", "Deleveraged", "Converted") for e in events),
-        **sums,
+        **costs(ledger, found["usd"]),
+        "hours_below_300": hours_below(series["time"], series["margin_ratio"], 3.0, step),
+        "worst_hour_usd": fall.change if fall else 0.0,
+        "worst_hour_end": iso(fall.end) if fall else None,
         "start_equity_usd": found["start_equity_usd"],
-        "final_equity_usd": found["series"]["equity_usd"][-1],
+        "final_equity_usd": series["equity_usd"][-1],
         "indicative": _indicative(found),
         "rules_extrapolated_days": max((e["extrapolated_days"] for e in evidence), default=0),
         "data_kind": f"{label}; {'; '.join(sources)}",
@@ -342,10 +348,9 @@ def _replay(task: Task) -> RunResult:
     }
     return RunResult(
         row,
-        {"time": found["series"]["time"], "equity": found["series"]["equity_usd"],
-         "margin_ratio": found["series"]["margin_ratio"], "prices": found["series"]["prices"],
-         "lows": found["series"]["lows"], "highs": found["series"]["highs"],
-         "collateral": found["series"]["collateral"], "risk_units": found["series"]["risk_units"]},
+        {"time": series["time"], "equity": series["equity_usd"],
+         **{name: series[name] for name in ("margin_ratio", "prices", "lows", "highs", "collateral", "risk_units",
+                                            "charges")}},
         events, ledger, found["warnings"], evidence, data,
     )
 
@@ -389,7 +394,7 @@ def _coverage(task: Task, label: str, feed: Any) -> dict[str, Any]:
 
 def _indicative(found: Mapping[str, Any]) -> bool:
     """True when a risk unit rested by more than half on inferred parameters, at entry or at an event."""
-    units = [*found["series"]["risk_units"].get("units", ()),
+    units = [*(unit for moment in found["series"]["risk_units"] for unit in moment["units"]),
              *(unit for event in found["events"] for unit in event["report"].get("risk_units", ()))]
     return any(unit["indicative"] for unit in units)
 

@@ -119,7 +119,11 @@ def test_the_same_study_twice_writes_the_same_bytes(tmp_path: Path, capsys) -> N
         assert (
             call(
                 "compare",
-                "pair_long_short",
+                "leveraged_long",
+                "--mode",
+                "cross",
+                "--mode",
+                "multi-currency",
                 "--window",
                 "2022-11-08",
                 "--leverage",
