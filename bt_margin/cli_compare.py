@@ -130,6 +130,7 @@ def compare(
         "command": _command(),
         "versions": versions(),
         "grid": study.grid(),
+        "windows": {w.id: {"title": w.title, "what": w.what, "source": w.source} for w in study.windows()},
         "assumptions": choices.assumptions(path, rules_as_of),
         "data": sorted({r.row["data_kind"] for r in results if r.row["data_kind"]}),
     }

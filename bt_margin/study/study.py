@@ -157,12 +157,16 @@ class Study:
         spread(work, slow_first, executor, 1 if few else min(workers or os.cpu_count() or 1, len(left)), landed)
         return [results[i] for i in sorted(results)]
 
+    def windows(self) -> list[Window]:
+        """Every window of the study once, in order."""
+        return list({task.window.id: task.window for task in self.tasks}.values())
+
     def grid(self) -> list[dict[str, str]]:
         """Window x rule table: in force, extrapolated N days, inferred."""
         from bt_margin.rules.book import load_rules
 
         symbols = sorted({s for task in self.tasks for s in ruled_by(load(task.strategy))})
-        spans = {task.window.id: (task.window.since, task.window.until) for task in self.tasks}
+        spans = {w.id: (w.since, w.until) for w in self.windows()}
         rows = load_rules("okx").grid(spans, symbols)
         return [
             {"window": span, "table": table, "status": status}
