@@ -11,9 +11,9 @@ AROUND = {"TakenOver": 12}
 ELSE = 5  # entries before and after any other event
 ROWS = 260
 WORDS = {
-    "Warned": "warning", "OrdersCancelled": "orders cancelled", "Reduced": "reduction",
-    "Deleveraged": "auto-deleveraging", "Converted": "conversion", "TakenOver": "takeover", "Bankrupt": "insurance fund paid", "Settled": "delivery",
-    "ModeSwitched": "switch of the mode",
+    "Warned": "warning", "OrdersCancelled": "orders cancelled", "Reduced": "reduction", "Converted": "conversion",
+    "Deleveraged": "auto-deleveraging", "TakenOver": "takeover", "Bankrupt": "insurance fund paid",
+    "Settled": "delivery", "ModeSwitched": "switch of the mode",
 }
 """Events around which the ledger is shown; borrowing and repaying are entries of their own."""
 COLUMNS = ("time", "kind", "currency", "cash", "margin", "fund", "symbol", "margin_mode", "side", "size", "price",

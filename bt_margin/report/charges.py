@@ -28,9 +28,10 @@ def figure(run: Run, stride: int = 1) -> Any | None:
     for name, amounts in parts.items():
         drawn.add_trace(go.Scatter(
             y=[rounded(v, 5) for v in ends(amounts, stride)], mode="lines", stackgroup="charges",
-            name=escape(name, quote=False), line={"color": COLOURS.get(name, "#7d7f86"), "width": 0.8}, hovertemplate="%{y:,.0f} USD",
-            **time_axis(times, stride)))
+            name=escape(name, quote=False), line={"color": COLOURS.get(name, "#7d7f86"), "width": 0.8},
+            hovertemplate="%{y:,.0f} USD", **time_axis(times, stride)))
     look(drawn, 300)
+    drawn.update_layout(showlegend=True)
     drawn.update_yaxes(title={"text": "required, USD", "standoff": 8}, tickformat=",.3~s")
     return drawn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
@@ -45,7 +46,7 @@ def values(runs: Iterable[Run]) -> int:
     coins = sum(len(run.series.get("collateral") or {}) * 3 * len(run.series.get("time", ())) for run in runs)
     charges = sum(len(c.get("parts") or {}) * len(c.get("time") or ()) for c in
                   (run.series.get("charges") or {} for run in runs))
-    return longest * len(symbols) + sum(2 * len(run.series.get("time", ())) for run in runs) + coins + charges
+    return 3 * longest * len(symbols) + sum(2 * len(run.series.get("time", ())) for run in runs) + coins + charges
 
 
 def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
@@ -141,10 +142,11 @@ def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> tuple[str, bo
     far = indexed and min(every) > 0 and max(every) > FAR * min(every)
     for i, (symbol, (times, series)) in enumerate(lines.items()):
         name = escape(symbol, quote=False)
+        _range(figure, runs, symbol, scale[symbol], PRICES[i % len(PRICES)], stride)
         y = [rounded(None if v is None else v * scale[symbol]) for v in map(known, ends(series, stride))]
         figure.add_trace(
             go.Scatter(y=y, mode="lines", name=name, line={"color": PRICES[i % len(PRICES)], "width": 1.6},
-                       hovertemplate="%{y:,.6~g}", **time_axis(times, stride)), row=1, col=1,
+                       legendgroup=name, hovertemplate="%{y:,.6~g}", **time_axis(times, stride)), row=1, col=1,
         )
     for run in runs:
         for name, (word, symbol) in MARKS.items():
@@ -152,15 +154,30 @@ def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> tuple[str, bo
     return ("price, start = 100" if indexed else "price"), far
 
 
+def _range(figure: Any, runs: Sequence[Run], symbol: str, scale: float, tint: str, stride: int) -> None:
+    """From the lowest to the highest price that judged the account in a bar, as a band behind the line."""
+    for run in runs:
+        lows, highs = ((run.series.get(name) or {}).get(symbol) or () for name in ("lows", "highs"))
+        times = run.series["time"]
+        if len(lows) == len(highs) == len(times):
+            highest = _lowest([None if (v := known(x)) is None else -v for x in highs], stride)
+            for y, fill in ((_lowest(lows, stride), None), ([None if v is None else -v for v in highest], "tonexty")):
+                figure.add_trace(go.Scatter(
+                    y=[rounded(None if v is None else v * scale, 6) for v in y], mode="lines", showlegend=False,
+                    legendgroup=escape(symbol, quote=False), line={"width": 0}, fill=fill, fillcolor=f"{tint}55",
+                    hoverinfo="skip", **time_axis(times, stride)), row=1, col=1)
+            return
+
+
 def _mark(figure: Any, run: Run, name: str, word: str, symbol: str, scale: Mapping[str, float]) -> None:
     """A run's events of one kind on the price panel, at the marks that the account was judged by."""
     mode = str(run.row.get("mode"))
-    points = [
-        (event["time"], mark * scale[str(row["symbol"])], f"{row['symbol']}, {moment(event['time'])}")
-        for event in [event for event in run.events if event.get("name") == name][:MOST]
-        for row in (positions_of(event) or (event.get("report") or {}).get("positions") or ())
-        if str(row.get("symbol")) in scale and (mark := known(row.get("mark_price"))) is not None
-    ]
+    points: list[tuple[int, float, str]] = []
+    for event in [event for event in run.events if event.get("name") == name][:MOST]:
+        held = positions_of(event) or (event.get("report") or {}).get("positions") or ()
+        marks = {str(row.get("symbol")): known(row.get("mark_price")) for row in held} or _prices_at(run, event["time"])
+        points += [(event["time"], mark * scale[symbol], f"{symbol}, {moment(event['time'])}")
+                   for symbol, mark in marks.items() if symbol in scale and mark is not None]
     if points:
         taken = name == "TakenOver"
         figure.add_trace(
@@ -172,6 +189,14 @@ def _mark(figure: Any, run: Run, name: str, word: str, symbol: str, scale: Mappi
                         "line": {"width": 1 if taken else 2, "color": "#fff" if taken else colour(mode)}},
             ), row=1, col=1,
         )
+
+
+def _prices_at(run: Run, time: int) -> dict[str, float | None]:
+    """Closes of the bar in which an instant lies: for events of accounts that held nothing yet."""
+    times = run.series["time"]
+    at = bisect_left(times, time)
+    return {str(symbol): known(series[at]) for symbol, series in (run.series.get("prices") or {}).items()
+            if at < len(series) == len(times)}
 
 
 def time_axis(times: Sequence[Any], stride: int) -> dict[str, Any]:

@@ -18,6 +18,8 @@ PARTS = (  # name, column of the row, sign in equity, colour
     ("insurance fund", "fund_paid_usd", 1, "#44a06a"),
 )
 
+CENT = 0.005  # less than that is rounding
+
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row per run that opened: start, what changed equity by part (signed), final, USD; they add up."""
@@ -28,6 +30,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             continue
         parts = {name: sign * (known(run.row.get(column)) or 0.0) for name, column, sign, _ in PARTS if column}
         parts = {"price moves": final - start - sum(parts.values()), **parts}
+        parts = {name: amount if abs(amount) >= CENT else 0.0 for name, amount in parts.items()}
         found.append({"mode": str(run.row.get("mode")), "start": start, "parts": list(parts.values()), "final": final})
     return found
 
