@@ -49,8 +49,7 @@ def _render(results: Sequence[Run], meta: Mapping[str, Any], sections: Sequence[
     groups = verdicts.groups(results)
     stride = max(1, -(-sum(figures.values(runs) for runs in groups.values()) // budget))
     drawings = cases.Drawings()
-    names = {key: f"case-{i}" for i, key in enumerate(groups, 1)}
-    built = [cases.case(names[key], runs, stride, drawings) for key, runs in groups.items()]
+    built = [cases.case(f"case-{i}", runs, stride, drawings) for i, runs in enumerate(groups.values(), 1)]
     opened = next((case for case in built if case["taken"]), built[0] if built else None)
     if opened:
         opened["open"] = True
@@ -59,7 +58,7 @@ def _render(results: Sequence[Run], meta: Mapping[str, Any], sections: Sequence[
     return _environment().get_template("report.html.j2").render(
         title=str(meta.get("title") or "Margin modes through a crash"),
         runs=len(results), cases=built, modes=modes,
-        matrix=verdicts.matrix(results, names, about),
+        matrix=verdicts.matrix(results, verdicts.places(groups), about),
         glance=verdicts.glance(results, modes),
         reservations=verdicts.reservations(results),
         colours={mode: figures.colour(mode) for mode in modes},

@@ -40,7 +40,12 @@ def times(leverage: Any) -> str:
     return f"{factor:g}×" if factor is not None else NOTHING
 
 
-def matrix(results: Sequence[Run], cases: Mapping[Key, str], about: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def places(grouped: Mapping[Key, Sequence[Run]]) -> dict[int, str]:
+    """Where on the page each run is told, by its identity: the number of its case, and of its mode in it."""
+    return {id(run): f"case-{i}-{k}" for i, runs in enumerate(grouped.values(), 1) for k, run in enumerate(runs, 1)}
+
+
+def matrix(results: Sequence[Run], at: Mapping[int, str], about: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Columns: crashes. Rows: strategy and mode, with a badge for each leverage and the highest that lived."""
     windows = list(dict.fromkeys(str(run.row.get("window")) for run in results))
     strategies = list(dict.fromkeys(str(run.row.get("strategy")) for run in results))
@@ -52,7 +57,7 @@ def matrix(results: Sequence[Run], cases: Mapping[Key, str], about: Mapping[str,
     for strategy in strategies:
         modes = sorted({mode for s, mode, _ in cells if s == strategy}, key=rank)
         rows.append((strategy, [
-            (mode, [_cell(cells.get((strategy, mode, window), []), cases) for window in windows]) for mode in modes
+            (mode, [_cell(cells.get((strategy, mode, window), []), at) for window in windows]) for mode in modes
         ]))
     return {"windows": [_heading(window, results, about) for window in windows], "rows": rows}
 
@@ -74,13 +79,12 @@ def lived(runs: Sequence[Run]) -> str:
     return f"up to {best:g}×" + (", all tested" if best == judged[-1][0] and len(judged) == len(tested) else "")
 
 
-def _cell(runs: Sequence[Run], cases: Mapping[Key, str]) -> dict[str, Any]:
+def _cell(runs: Sequence[Run], at: Mapping[int, str]) -> dict[str, Any]:
     ordered = sorted(runs, key=lambda run: known(run.row.get("leverage")) or 0.0)
     badges = []
     for run in ordered:
         verdict = str(run.row.get("verdict") or NOTHING)
-        key = (str(run.row.get("window")), str(run.row.get("strategy")), run.row.get("leverage"))
-        badges.append({"case": cases[key], "leverage": times(run.row.get("leverage")), "verdict": verdict,
+        badges.append({"at": at[id(run)], "leverage": times(run.row.get("leverage")), "verdict": verdict,
                        "css": css(verdict), "sign": SIGNS.get(verdict, "·"),
                        "path": bool(run.row.get("path_dependent"))})
     return {"badges": badges, "lived": lived(ordered) if ordered else ""}

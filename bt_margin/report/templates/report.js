@@ -63,7 +63,11 @@
   drawSeen(document);
   function follow() {
     const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
-    if (target && target.tagName === "DETAILS") { target.open = true; open(target); target.scrollIntoView(); }
+    const details = target && target.closest("details");
+    if (!details) return;
+    details.open = true; open(details);
+    if (target.matches("[role=tabpanel]")) document.getElementById(target.getAttribute("aria-labelledby")).click();
+    (target === details ? details : details.querySelector("[role=tablist]") || target).scrollIntoView();
   }
   window.addEventListener("hashchange", follow); follow();
   dark.addEventListener("change", () => drawn().forEach((box) => Plotly.relayout(box, colours(box.layout, dark.matches))));
