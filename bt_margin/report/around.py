@@ -20,8 +20,9 @@ COLUMNS = ("time", "kind", "currency", "cash", "margin", "fund", "symbol", "marg
            "note")
 
 
-def ledger(run: Run) -> dict[str, Any] | None:
-    """Rows in order of time: entries, and before those of its instant each event; None where there was no event."""
+def ledger(run: Run, most: int = ROWS) -> dict[str, Any] | None:
+    """Rows in order of time: entries, and before those of its instant each event; at most `most`;
+    None where there was no event."""
     told = [event for event in run.events if event.get("name") in WORDS]
     if not told:
         return None
@@ -47,7 +48,7 @@ def ledger(run: Run) -> dict[str, Any] | None:
     rows += [_event(event) for event in waiting]
     if previous + 1 < len(stamps):
         rows.append({"skipped": len(stamps) - previous - 1})
-    return {"rows": rows[:ROWS], "cut": max(0, len(rows) - ROWS), "kept": len(keep), "all": len(stamps),
+    return {"rows": rows[:most], "cut": max(0, len(rows) - most), "kept": len(keep), "all": len(stamps),
             "around": AROUND["TakenOver"], "else": ELSE}
 
 

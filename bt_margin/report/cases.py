@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,23 +28,31 @@ class Drawings:
         """The number of a figure, None for none."""
         if figure is None:
             return None
-        self.all.append(json.loads(figure.to_json()))
+        self.all.append(figure.to_plotly_json())
         return len(self.all) - 1
 
 
-def case(name: str, runs: Sequence[Run], stride: int, drawings: Drawings) -> dict[str, Any]:
-    """Runs that differ by mode only."""
+def brief(name: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """A case of which the page has room for the verdicts only."""
     first = runs[0].row
-    money = spending.rows(runs)
     return {
         "id": name, "window": str(first.get("window")), "strategy": str(first.get("strategy")),
-        "leverage": times(first.get("leverage")), "figure": drawings.add(figures.case_figure(runs, stride)),
-        "stride": stride, "clipped": figures.clipped(runs), "open": False,
+        "leverage": times(first.get("leverage")), "told": False, "open": False, "taken": False,
+        "runs": [_verdict(run) for run in runs],
+    }
+
+
+def case(name: str, runs: Sequence[Run], stride: int, rows: int, drawings: Drawings) -> dict[str, Any]:
+    """Runs that differ by mode only. `stride`: bars to a point of a figure; `rows`: of a ledger, at most."""
+    money = spending.rows(runs)
+    return {
+        **brief(name, runs), "told": True, "figure": drawings.add(figures.case_figure(runs, stride)),
+        "stride": stride, "clipped": figures.clipped(runs),
         "taken": any(run.row.get("verdict") in TAKEN for run in runs),
         "kinds": unique(str(run.row["data_kind"]) for run in runs if run.row.get("data_kind")),
         "held": _held(runs), "money": money, "money_parts": [name for name, *_ in spending.PARTS],
         "money_figure": drawings.add(spending.figure(runs)), "money_height": 110 + 34 * len(money),
-        "runs": [_run(run, stride, drawings) for run in runs],
+        "runs": [{**_verdict(run), **_run(run, stride, rows, drawings)} for run in runs],
     }
 
 
@@ -73,14 +80,11 @@ def _held(runs: Sequence[Run]) -> list[str]:
     return [f"{mode}: {text}" for mode, text in texts.items()]
 
 
-def _run(run: Run, stride: int, drawings: Drawings) -> dict[str, Any]:
+def _verdict(run: Run) -> dict[str, Any]:
+    """What the tables show of a run."""
     row = run.row
     verdict = str(row.get("verdict") or wording.NOTHING)
     start, final = wording.known(row.get("start_equity_usd")), wording.known(row.get("final_equity_usd"))
-    taken = takeovers(run)
-    reduced = [event for event in run.events if event.get("name") in ("Reduced", "Converted")]
-    instants = {event["time"] for event in taken}
-    moments = units.moments(run)
     return {
         **{name: row.get(name) for name in NUMBERS},
         "mode": str(row.get("mode")), "verdict": verdict, "css": css(verdict), "sign": SIGNS.get(verdict, "·"),
@@ -88,6 +92,15 @@ def _run(run: Run, stride: int, drawings: Drawings) -> dict[str, Any]:
         "not_then": row.get("available_then") is False,
         "indicative": bool(row.get("indicative")),
         "days": int(wording.known(row.get("rules_extrapolated_days")) or 0),
+    }
+
+
+def _run(run: Run, stride: int, rows: int, drawings: Drawings) -> dict[str, Any]:
+    taken = takeovers(run)
+    reduced = [event for event in run.events if event.get("name") in ("Reduced", "Converted")]
+    instants = {event["time"] for event in taken}
+    moments = units.moments(run)
+    return {
         "paragraphs": [narrative.takeover_paragraph(run, event) for event in taken[:MANY]],
         "untold": max(0, len(taken) - MANY),
         "reductions": [narrative.forced_sentence(e) for e in reduced if e["time"] not in instants][:MANY],
@@ -95,7 +108,7 @@ def _run(run: Run, stride: int, drawings: Drawings) -> dict[str, Any]:
         "coins": collateral.instants(run), "interest_by_coin": collateral.interest(run),
         "coins_figure": drawings.add(collateral.figure(run, stride)),
         "unit_moments": [_units(moment, moment is moments[-1], drawings) for moment in moments],
-        "ledger": around.ledger(run),
+        "ledger": around.ledger(run, rows),
     }
 
 

@@ -14,12 +14,13 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from bt_margin.report import cases, figures, verdicts, wording
+from bt_margin.report import around, cases, figures, verdicts, wording
 from bt_margin.report.reading import Row, Run
 from bt_margin.report.section import Section
 
 LIMIT = 7_000_000  # bytes
 VALUES = 220_000  # numbers in all figures together: about 1.6 MB
+FEWEST = 8  # rows of a ledger: rather than fewer, cases are left out
 
 
 def write_report(results: Sequence[Run], meta: Mapping[str, Any], path: Path, sections: Sequence[Section] = ()) -> None:
@@ -36,20 +37,29 @@ def write_report(results: Sequence[Run], meta: Mapping[str, Any], path: Path, se
 
 
 def render(results: Sequence[Run], meta: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
-    """The page as text; figures are thinned until it keeps within the limit."""
-    budget = VALUES
+    """The page as text. What does not fit the limit is thinned, and the page says so: first figures and ledgers, in
+    the end whole cases, from the last one up; every verdict stays."""
+    values, rows, told = VALUES, around.ROWS, len(results)
+    bare = len(get_plotlyjs().encode()) + 60_000
     while True:
-        page = _render(results, meta, sections, budget)
-        if len(page.encode()) <= LIMIT or budget < 2_000:
+        page = _render(results, meta, sections, values, rows, told)
+        size = len(page.encode())
+        if size <= LIMIT or not told:
             return page
-        budget //= 2
+        share = 0.9 * max(0, LIMIT - bare) / (size - bare)  # of what is beside the library
+        if rows > FEWEST:
+            values, rows = int(share * values), max(FEWEST, min(int(share * rows), rows // 4))
+        else:
+            values, told = int(share * values), int(share * min(told, len(verdicts.groups(results))))
 
 
-def _render(results: Sequence[Run], meta: Mapping[str, Any], sections: Sequence[Section], budget: int) -> str:
+def _render(results: Sequence[Run], meta: Mapping[str, Any], sections: Sequence[Section], values: int, rows: int,
+            told: int) -> str:
     groups = verdicts.groups(results)
-    stride = max(1, -(-sum(figures.values(runs) for runs in groups.values()) // budget))
+    stride = max(1, -(-sum(figures.values(runs) for runs in groups.values()) // max(values, 1)))
     drawings = cases.Drawings()
-    built = [cases.case(f"case-{i}", runs, stride, drawings) for i, runs in enumerate(groups.values(), 1)]
+    built = [cases.case(f"case-{i}", runs, stride, rows, drawings) if i <= told else cases.brief(f"case-{i}", runs)
+             for i, runs in enumerate(groups.values(), 1)]
     opened = next((case for case in built if case["taken"]), built[0] if built else None)
     if opened:
         opened["open"] = True

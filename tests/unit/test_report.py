@@ -12,8 +12,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from plotly.offline import get_plotlyjs
 
-from bt_margin.report import Grid, Picture, Section, charges, spending, write_report
+from bt_margin.report import Grid, Picture, Section, charges, html, spending, write_report
 from bt_margin.report.figures import COLOURS, case_figure
 from bt_margin.report.html import LIMIT, render
 from bt_margin.report.narrative import since_warning, takeover_paragraph
@@ -589,6 +590,24 @@ def test_long_studies_keep_within_the_limit() -> None:
     page = render(runs, META)
     assert len(page.encode()) <= LIMIT
     assert "a point stands for" in page
+
+
+@pytest.mark.parametrize("room", [1_500_000, 300_000])
+def test_a_large_study_keeps_within_the_limit_and_loses_no_verdict(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = isolated()
+    run.ledger = [entry(START + i, "fee", note=f"an entry that is told, number {i}") for i in range(60)]
+    runs = [Result(row(mode, window=f"2025-10-{day:02}", leverage=float(lev)), run.series, run.events, run.ledger)
+            for day in range(1, 5) for lev in range(1, 6) for mode in ("isolated", "cross", "portfolio")]
+    monkeypatch.setattr(html, "LIMIT", len(get_plotlyjs().encode()) + room)
+    page = render(runs, META)
+    assert len(page.encode()) <= html.LIMIT
+    table = page[page.index('id="run-table"'): page.index("</table>", page.index('id="run-table"'))]
+    assert table.count("</tr>") == 1 + len(runs)
+    assert page.count('class="badge liquidated" href="#case-') == len(runs)
+    untold = page.count("Not told here, to keep the page small")
+    assert page.count('<details class="case"') == 20
+    assert (untold > 0) == (room < 1_000_000)
+    assert set(re.findall(r'href="#(case-[\d-]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
 
 
 def test_the_ledger_stands_around_each_event() -> None:
