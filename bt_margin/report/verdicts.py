@@ -75,7 +75,7 @@ def lived(runs: Sequence[Run]) -> str:
             break
         best = factor
     if best is None:
-        return f"none tested, not {judged[0][0]:g}×"
+        return "none tested"
     return f"up to {best:g}×" + (", all tested" if best == judged[-1][0] and len(judged) == len(tested) else "")
 
 
