@@ -67,7 +67,7 @@ def feeds_hash(feeds: Sequence[Any]) -> str:
     """Of every array that a run reads: prices, marks, index, clock, funding."""
     parts: list[bytes] = []
     for feed in feeds:
-        parts += [str(feed._name).encode(), np.ascontiguousarray(feed.p.close_ms).tobytes()]
+        parts += [str(feed.p.name).encode(), np.ascontiguousarray(feed.p.close_ms).tobytes()]
         for name, column in sorted(feed.p.columns.items()):
             parts += [name.encode(), np.ascontiguousarray(column).tobytes()]
         if feed.p.funding is not None:

@@ -248,11 +248,12 @@ class _Hashes:
         """Of the figures a task reads; why there are none, where there are none."""
         from data_fetch import DataError
 
-        symbols = symbols_of(load(task.strategy))
-        where = (symbols, task.window.id, task.window.since, task.window.until, task.store, task.strict)
+        strategy = load(task.strategy)
+        asked = (task.strategy, task.leverage) if trades_options(strategy) else symbols_of(strategy)
+        where = (asked, task.window.id, task.window.since, task.window.until, task.store, task.strict)
         if where not in self._data:
             try:
-                self._data[where] = provenance.feeds_hash(_history(task, symbols)[1])
+                self._data[where] = provenance.feeds_hash(_figures(task, strategy)[1])
             except (BtMarginError, DataError) as error:
                 self._data[where] = f"none: {error}"
         return self._data[where]
@@ -307,13 +308,8 @@ def _replay(task: Task) -> RunResult:
             mode_named(mode).whole for mode in (task.mode, *(switch.mode for switch in task.switches))) else None,
     )
     cerebro.broker = broker
-    params = {**({"leverage": task.leverage} if takes_leverage(strategy) else {}), **task.params}
-    if trades_options(strategy):
-        task = replace(task, window=priced(task.window))
-    label, history = _history(task, symbols)
-    if trades_options(strategy):
-        history = [*history, *option_feeds(strategy, task.window, history, params)]
-        label += f"; {vol_label(task.window)}"
+    params = _params(task, strategy)
+    label, history = _figures(task, strategy)
     for feed in history:
         cerebro.adddata(feed)
     sources = [f"{feed.p.name}: {feed.p.source}" for feed in history]
@@ -359,6 +355,20 @@ def _replay(task: Task) -> RunResult:
     )
 
 
+def _params(task: Task, strategy: Any) -> dict[str, Any]:
+    return {**({"leverage": task.leverage} if takes_leverage(strategy) else {}), **task.params}
+
+
+def _figures(task: Task, strategy: Any) -> tuple[str, list[Any]]:
+    """(what the figures are, every feed of a cell): its history, and the options that its strategy asks for."""
+    if not trades_options(strategy):
+        return _history(task, symbols_of(strategy))
+    task = replace(task, window=priced(task.window))
+    label, history = _history(task, symbols_of(strategy))
+    options = option_feeds(strategy, task.window, history, _params(task, strategy))
+    return f"{label}; {vol_label(task.window)}", [*history, *options]
+
+
 def _history(task: Task, symbols: Sequence[str]) -> tuple[str, list[Any]]:
     """(what the figures are, a feed per symbol): downloaded minutes where they cover the window for every symbol,
     else the embedded hourly figures; the two are never mixed. Holes of the minutes are left out and counted."""
@@ -388,7 +398,7 @@ def _coverage(task: Task, label: str, feed: Any) -> dict[str, Any]:
     expected = max(1, (task.window.until - task.window.since) // step)
     marks = feed.p.columns.get("mark")
     return {
-        "symbol": feed._name, "from": label, "source": feed.p.source, "step_ms": step, "bars": len(close_ms),
+        "symbol": feed.p.name, "from": label, "source": feed.p.source, "step_ms": step, "bars": len(close_ms),
         "expected": expected, "marks": 0 if marks is None else int(np.isfinite(marks).sum()),
         "first": int(close_ms[0]) - step, "last": int(close_ms[-1]),
         "settlements": 0 if feed.p.funding is None else len(feed.p.funding.times),
