@@ -341,7 +341,7 @@ def test_all_text_stands_out_from_its_ground(browser: Any, which: str, scheme: s
 
 LANDMARKS = """() => {
   const all = (q) => [...document.querySelectorAll(q)], named = (e) => e.getAttribute("aria-label") ||
-    (e.getAttribute("aria-labelledby") && document.getElementById(e.getAttribute("aria-labelledby"))?.innerText);
+    (e.getAttribute("aria-labelledby") && document.getElementById(e.getAttribute("aria-labelledby"))?.textContent);
   const levels = all("h1,h2,h3,h4,h5,h6").map((h) => Number(h.tagName[1])), ids = all("[id]").map((e) => e.id);
   return {
     banner: all("body > header").length, main: all("main").length, footer: all("body > footer").length,
