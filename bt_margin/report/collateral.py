@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bt_margin.report.figures import ends, rounded, time_axis
+from bt_margin.report.figures import ends, look, rounded, time_axis
 from bt_margin.report.reading import Row, Run
 from bt_margin.report.wording import known, moment, number, price, ratio_percent, size
 
@@ -97,12 +97,8 @@ def figure(run: Run, stride: int = 1) -> Any | None:
     converted = [e for e in run.events if e.get("name") == "Converted"]
     shapes = [{"type": "line", "xref": "x", "yref": "paper", "x0": e["time"], "x1": e["time"], "y0": 0, "y1": 1,
                "line": {"color": "#d43d3d", "width": 1, "dash": "dot"}} for e in converted[:12]]
-    drawn.update_layout(
-        template=go.layout.Template(), height=420, margin={"l": 72, "r": 24, "t": 34, "b": 36}, hovermode="x unified",
-        shapes=shapes, dragmode="zoom", legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 12},
-    )
-    drawn.update_xaxes(type="date", showgrid=True)
+    look(drawn, 420)
+    drawn.update_layout(shapes=shapes)
     drawn.update_yaxes(title={"text": "USD (below 0: owed)", "standoff": 8}, tickformat=",.3~s", row=1, col=1)
     drawn.update_yaxes(title={"text": "interest so far, coins", "standoff": 8}, row=2, col=1)
     return drawn

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,13 @@ DASHES = {"isolated": "solid", "cross": "dash", "multi-currency": "dot", "portfo
 OTHER = "#7d7f86"
 PRICES = ("#77808c", "#a88d4e", "#6d9aa0", "#a0757b", "#7f86b8")
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True, "typesetMath": False}
+MARKS = {
+    "Warned": ("warning", "triangle-down-open"), "OrdersCancelled": ("orders cancelled", "square-open"),
+    "Reduced": ("reduced", "diamond-open"), "Converted": ("converted", "hexagon-open"),
+    "Deleveraged": ("auto-deleveraged", "star-open"), "TakenOver": ("taken over", "x"),
+}
+"""Events drawn on the price, with their word and marker."""
+MOST = 30  # of a kind, in a run
 FLOOR = 1.0  # per cent: a logarithmic axis cannot show a ratio at or below zero
 FAR = 10.0  # an index from 100 that spans more than this is drawn on a logarithmic axis
 CEILING = 10_000.0  # per cent: above it a ratio says nothing more
@@ -36,7 +44,9 @@ def values(runs: Iterable[Run]) -> int:
     longest = max((len(run.series.get("time", ())) for run in runs), default=0)
     symbols = {symbol for run in runs for symbol in run.series.get("prices") or {}}
     coins = sum(len(run.series.get("collateral") or {}) * 3 * len(run.series.get("time", ())) for run in runs)
-    return longest * len(symbols) + sum(2 * len(run.series.get("time", ())) for run in runs) + coins
+    charges = sum(len(c.get("parts") or {}) * len(c.get("time") or ()) for c in
+                  (run.series.get("charges") or {} for run in runs))
+    return 3 * longest * len(symbols) + sum(2 * len(run.series.get("time", ())) for run in runs) + coins + charges
 
 
 def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
@@ -74,18 +84,15 @@ def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
          "line": {"color": c, "width": 1.4}} for y, c in ((100, "#d43d3d"), (300, "#c08a00"))
     ]
     low, high = min([60.0, *(0.8 * v for v in seen)]), max([450.0, *(1.3 * v for v in seen)])
+    look(figure, 640)
     figure.update_layout(
-        template=go.layout.Template(), height=640, margin={"l": 72, "r": 76, "t": 34, "b": 36},
-        hovermode="x unified", shapes=shapes, dragmode="zoom",
-        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 12},
+        margin={"l": 72, "r": 76, "t": 34, "b": 36}, shapes=shapes,
         annotations=[
             {"xref": "paper", "x": 1.005, "xanchor": "left", "yref": "y3", "y": math.log10(y), "text": text,
              "showarrow": False, "font": {"size": 10.5}}
             for y, text in ((100, "liquidation"), (300, "warning"))
         ],
     )
-    figure.update_xaxes(type="date", showgrid=True)
     figure.update_yaxes(title={"text": title, "standoff": 8}, type="log" if logarithmic else "linear", row=1, col=1)
     figure.update_yaxes(title={"text": "equity, USD", "standoff": 8}, tickformat=",.3~s", row=2, col=1)
     figure.update_yaxes(title={"text": "margin ratio, %", "standoff": 8}, type="log", row=3, col=1,
@@ -93,6 +100,16 @@ def case_figure(runs: Sequence[Run], stride: int = 1) -> Any | None:
                         tickvals=[1, 3, 10, 30, 100, 300, 1000, 3000, 10000],
                         ticktext=["1", "3", "10", "30", "100", "300", "1,000", "3,000", "10,000"])
     return figure
+
+
+def look(figure: Any, height: int) -> None:
+    """What all figures share: no ground of their own, time below, the legend above."""
+    figure.update_layout(
+        template=go.layout.Template(), height=height, margin={"l": 72, "r": 24, "t": 34, "b": 36}, dragmode="zoom",
+        hovermode="x unified", legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 12},
+    )
+    figure.update_xaxes(type="date", showgrid=True)
 
 
 def clipped(runs: Iterable[Run]) -> str:
@@ -125,29 +142,61 @@ def _price_panel(figure: Any, runs: Sequence[Run], stride: int) -> tuple[str, bo
     far = indexed and min(every) > 0 and max(every) > FAR * min(every)
     for i, (symbol, (times, series)) in enumerate(lines.items()):
         name = escape(symbol, quote=False)
+        _range(figure, runs, symbol, scale[symbol], PRICES[i % len(PRICES)], stride)
         y = [rounded(None if v is None else v * scale[symbol]) for v in map(known, ends(series, stride))]
         figure.add_trace(
             go.Scatter(y=y, mode="lines", name=name, line={"color": PRICES[i % len(PRICES)], "width": 1.6},
-                       hovertemplate="%{y:,.6~g}", **time_axis(times, stride)), row=1, col=1,
+                       legendgroup=name, hovertemplate="%{y:,.6~g}", **time_axis(times, stride)), row=1, col=1,
         )
     for run in runs:
-        mode = str(run.row.get("mode"))
-        points = [
-            (event["time"], mark * scale[str(row["symbol"])], moment(event["time"]), str(row["symbol"]))
-            for event in takeovers(run)[:30] for row in positions_of(event)
-            if str(row.get("symbol")) in lines and (mark := known(row.get("mark_price"))) is not None
-        ]
-        if points:
-            figure.add_trace(
-                go.Scatter(
-                    x=[p[0] for p in points], y=[rounded(p[1]) for p in points], mode="markers", showlegend=False,
-                    legendgroup=mode, name=escape(f"taken over, {mode}", quote=False),
-                    text=[escape(f"{p[3]}, {p[2]}", quote=False) for p in points],
-                    hovertemplate="%{y:,.6~g} (%{text})",
-                    marker={"symbol": "x", "size": 11, "color": colour(mode), "line": {"width": 1, "color": "#fff"}},
-                ), row=1, col=1,
-            )
+        for name, (word, symbol) in MARKS.items():
+            _mark(figure, run, name, word, symbol, scale)
     return ("price, start = 100" if indexed else "price"), far
+
+
+def _range(figure: Any, runs: Sequence[Run], symbol: str, scale: float, tint: str, stride: int) -> None:
+    """From the lowest to the highest price that judged the account in a bar, as a band behind the line."""
+    for run in runs:
+        lows, highs = ((run.series.get(name) or {}).get(symbol) or () for name in ("lows", "highs"))
+        times = run.series["time"]
+        if len(lows) == len(highs) == len(times):
+            highest = _lowest([None if (v := known(x)) is None else -v for x in highs], stride)
+            for y, fill in ((_lowest(lows, stride), None), ([None if v is None else -v for v in highest], "tonexty")):
+                figure.add_trace(go.Scatter(
+                    y=[rounded(None if v is None else v * scale, 6) for v in y], mode="lines", showlegend=False,
+                    legendgroup=escape(symbol, quote=False), line={"width": 0}, fill=fill, fillcolor=f"{tint}55",
+                    hoverinfo="skip", **time_axis(times, stride)), row=1, col=1)
+            return
+
+
+def _mark(figure: Any, run: Run, name: str, word: str, symbol: str, scale: Mapping[str, float]) -> None:
+    """A run's events of one kind on the price panel, at the marks that the account was judged by."""
+    mode = str(run.row.get("mode"))
+    points: list[tuple[int, float, str]] = []
+    for event in [event for event in run.events if event.get("name") == name][:MOST]:
+        held = positions_of(event) or (event.get("report") or {}).get("positions") or ()
+        marks = {str(row.get("symbol")): known(row.get("mark_price")) for row in held} or _prices_at(run, event["time"])
+        points += [(event["time"], mark * scale[symbol], f"{symbol}, {moment(event['time'])}")
+                   for symbol, mark in marks.items() if symbol in scale and mark is not None]
+    if points:
+        taken = name == "TakenOver"
+        figure.add_trace(
+            go.Scatter(
+                x=[p[0] for p in points], y=[rounded(p[1]) for p in points], mode="markers", showlegend=False,
+                legendgroup=mode, name=escape(f"{word}, {mode}", quote=False),
+                text=[escape(p[2], quote=False) for p in points], hovertemplate="%{y:,.6~g} (%{text})",
+                marker={"symbol": symbol, "size": 11 if taken else 9, "color": colour(mode),
+                        "line": {"width": 1 if taken else 2, "color": "#fff" if taken else colour(mode)}},
+            ), row=1, col=1,
+        )
+
+
+def _prices_at(run: Run, time: int) -> dict[str, float | None]:
+    """Closes of the bar in which an instant lies: for events of accounts that held nothing yet."""
+    times = run.series["time"]
+    at = bisect_left(times, time)
+    return {str(symbol): known(series[at]) for symbol, series in (run.series.get("prices") or {}).items()
+            if at < len(series) == len(times)}
 
 
 def time_axis(times: Sequence[Any], stride: int) -> dict[str, Any]:

@@ -18,13 +18,11 @@ COLUMNS = ("down", "same", "up")
 
 
 def moments(run: Run) -> list[dict[str, Any]]:
-    """(when, time, units) at entry and at the event with the lowest margin ratio, where the run has units."""
-    found: list[dict[str, Any]] = []
-    entry = run.series.get("risk_units") or {}
-    if entry.get("units"):
-        found.append({"when": "at entry", "time": entry["time"], "units": list(entry["units"])})
+    """(when, time, units) at entry and at the worst instant known: an event's, or the lowest hour's end."""
+    found = [dict(moment) for moment in run.series.get("risk_units") or () if moment.get("units")]
     worst = _worst(run)
     if worst is not None:
+        found = [moment for moment in found if moment["when"] == "at entry"]
         found.append({"when": "at the lowest ratio of an event", "time": worst["time"],
                       "units": list(worst["report"]["risk_units"])})
     return found

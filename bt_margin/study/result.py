@@ -12,8 +12,10 @@ from typing import Any
 COLUMNS = (
     "strategy", "mode", "window", "leverage", "setting", "contracts", "opened", "verdict", "liquidated_at", "reason",
     "min_margin_ratio", "entry_distance", "min_distance", "warnings", "forced_orders", "fees_usd", "funding_usd",
-    "interest_usd", "liquidation_cost_usd", "fund_paid_usd", "start_equity_usd", "final_equity_usd",
-    "available_then", "indicative", "rules_extrapolated_days", "data_kind",
+    "interest_usd", "liquidation_cost_usd", "fund_paid_usd", "hours_below_300", "worst_hour_usd",
+    "worst_hour_end", "start_equity_usd", "final_equity_usd",
+    "available_then", "indicative", "rules_extrapolated_days", "data_kind", "ohlc_verdict", "path_dependent",
+    "code_sha256", "rules_sha256", "data_sha256",
 )
 
 
@@ -27,6 +29,7 @@ class RunResult:
     ledger: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
+    data: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write_parquet(results: Sequence[RunResult], path: Path) -> None:
@@ -42,9 +45,10 @@ def write_parquet(results: Sequence[RunResult], path: Path) -> None:
 
     kinds = {
         "opened": pa.bool_(), "available_then": pa.bool_(), "indicative": pa.bool_(), "warnings": pa.int64(),
-        "forced_orders": pa.int64(), "rules_extrapolated_days": pa.int64(),
+        "forced_orders": pa.int64(), "rules_extrapolated_days": pa.int64(), "path_dependent": pa.bool_(),
     }
-    text = ("strategy", "mode", "window", "contracts", "verdict", "liquidated_at", "reason", "data_kind")
+    text = ("strategy", "mode", "window", "contracts", "verdict", "liquidated_at", "reason", "data_kind",
+            "worst_hour_end", "ohlc_verdict", "code_sha256", "rules_sha256", "data_sha256")
     fields = [
         pa.field(name, pa.string() if name in text else kinds.get(name, pa.float64())) for name in COLUMNS
     ]
@@ -58,11 +62,13 @@ def write_parquet(results: Sequence[RunResult], path: Path) -> None:
 
 def write_json(results: Sequence[RunResult], meta: dict[str, Any], path: Path) -> None:
     """The same rows, with versions and evidence; no time of the run. Replaces the file whole."""
+    data = {(d["symbol"], d["first"], d["sha256"]): d for r in results for d in r.data}
     evidence = {(e["table"], e["subject"], e["effective"]): e for r in results for e in r.evidence}
     body = {
         "runs": [{name: r.row.get(name) for name in COLUMNS} for r in results],
         "versions": meta["versions"],
         "evidence": [evidence[key] for key in sorted(evidence)],
+        "data": [data[key] for key in sorted(data)],
         "grid": meta["grid"],
         "warnings": sorted({w for r in results for w in r.warnings}),
     }

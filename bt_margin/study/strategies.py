@@ -16,6 +16,7 @@ from bt_margin.errors import InputError
 BUNDLED = ("leveraged_long", "basis_carry", "pair_long_short", "short_strangle_hedged")
 EXAMPLES = (*BUNDLED, "coin_collateral_long", "coin_carry", "luna_collateral")
 """All that `load` knows by name; what is beyond BUNDLED needs a mode or figures that not every cell has."""
+_OWN = "bt_margin_bundled_"
 DEFAULT_SYMBOLS = ("BTC/USDT:USDT",)
 
 
@@ -51,6 +52,16 @@ def load(spec: str) -> Any:
     return own[0]
 
 
+def spec_of(strategy: type) -> str:
+    """A class as other processes find it: its bundled name, or `module:Class`."""
+    home = strategy.__module__
+    if home.startswith(_OWN):
+        return home.removeprefix(_OWN)
+    if "." in strategy.__qualname__:
+        raise InputError(f"strategy: expected a class at the top of its module, found {strategy.__qualname__}")
+    return f"{home}:{strategy.__qualname__}"
+
+
 def symbols_of(strategy: Any) -> tuple[str, ...]:
     """What a strategy trades: its `symbols`, else the BTC perpetual."""
     return tuple(getattr(strategy, "symbols", ()) or DEFAULT_SYMBOLS)
@@ -62,7 +73,7 @@ def takes_leverage(strategy: Any) -> bool:
 
 
 def _bundled(name: str) -> ModuleType:
-    full = f"bt_margin_bundled_{name}"
+    full = f"{_OWN}{name}"
     if full in sys.modules:
         return sys.modules[full]
     path = Path(__file__).resolve().parents[2] / "strategies" / f"{name}.py"

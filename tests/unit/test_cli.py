@@ -85,7 +85,7 @@ def test_compare_writes_table_report_json_and_parquet(tmp_path: Path, capsys) ->
     assert "liquidated" in text
     assert "survived" in text
     assert "falls as danger rises" in text
-    assert sorted(p.name for p in out.iterdir()) == ["report.html", "runs.parquet", "summary.json"]
+    assert sorted(p.name for p in out.iterdir()) == [".cells", "report.html", "runs.parquet", "summary.json"]
     summary = json.loads((out / "summary.json").read_text())
     assert {"runs", "versions", "evidence"} <= set(summary)
     table = pq.read_table(out / "runs.parquet")
@@ -119,7 +119,11 @@ def test_the_same_study_twice_writes_the_same_bytes(tmp_path: Path, capsys) -> N
         assert (
             call(
                 "compare",
-                "pair_long_short",
+                "leveraged_long",
+                "--mode",
+                "cross",
+                "--mode",
+                "multi-currency",
                 "--window",
                 "2022-11-08",
                 "--leverage",

@@ -12,13 +12,15 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from plotly.offline import get_plotlyjs
 
-from bt_margin.report import write_report
+from bt_margin.report import Grid, Picture, Section, charges, html, spending, write_report
 from bt_margin.report.figures import COLOURS, case_figure
 from bt_margin.report.html import LIMIT, render
 from bt_margin.report.narrative import since_warning, takeover_paragraph
 from bt_margin.report.reading import contract, takeovers
 from bt_margin.report.rescue import rescue
+from bt_margin.report.verdicts import lived
 from bt_margin.report.wording import moment, money, number, percent, price, ratio_percent, size
 
 HOUR = 3_600_000
@@ -36,6 +38,7 @@ class Result:
     ledger: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
+    data: list[dict[str, Any]] = field(default_factory=list)
 
 
 def row(mode: str = "isolated", verdict: str = "liquidated", **more: Any) -> dict[str, Any]:
@@ -45,7 +48,8 @@ def row(mode: str = "isolated", verdict: str = "liquidated", **more: Any) -> dic
         "entry_distance": 10.0, "min_distance": 0.0, "warnings": 1, "forced_orders": 1, "fees_usd": 285.0,
         "funding_usd": -18.0, "interest_usd": 0.0, "liquidation_cost_usd": 1485.0, "fund_paid_usd": 0.0,
         "start_equity_usd": 100_000.0, "final_equity_usd": 68_365.0, "available_then": True, "indicative": False,
-        "rules_extrapolated_days": 0, "data_kind": "hourly samples", **more,
+        "rules_extrapolated_days": 0, "data_kind": "hourly samples", "hours_below_300": 1.0, "worst_hour_usd": -500.0,
+        "worst_hour_end": None, "ohlc_verdict": None, "path_dependent": None, **more,
     }
 
 
@@ -445,7 +449,7 @@ def test_an_event_without_its_report_is_told_as_far_as_it_goes() -> None:
 def test_figure_has_three_panels_and_a_colour_per_mode() -> None:
     other = Result(row("cross", "survived"), series())
     figure = json.loads(case_figure([isolated(), other]).to_json())
-    named = {trace["name"]: trace["line"]["color"] for trace in figure["data"] if trace.get("line")}
+    named = {trace["name"]: trace["line"]["color"] for trace in figure["data"] if "name" in trace and "line" in trace}
     assert named["isolated"] == COLOURS["isolated"]
     assert named["cross"] == COLOURS["cross"]
     assert {trace["yaxis"] for trace in figure["data"]} == {"y", "y2", "y3"}
@@ -453,8 +457,27 @@ def test_figure_has_three_panels_and_a_colour_per_mode() -> None:
     assert all(trace["x0"] == START and trace["dx"] == HOUR and "x" not in trace for trace in lines)
     assert figure["layout"]["yaxis3"]["type"] == "log"
     assert {s["y0"] for s in figure["layout"]["shapes"] if s["yref"] == "y3"} == {100, 300}
-    marker = next(trace for trace in figure["data"] if trace["mode"] == "markers")
-    assert (marker["x"], marker["y"]) == ([TAKEN], [90_000.0])
+    markers = {trace["name"]: trace for trace in figure["data"] if trace["mode"] == "markers"}
+    assert {name: (trace["x"], trace["y"]) for name, trace in markers.items()} == {
+        "warning, isolated": ([WARNED], [91_000.0]), "reduced, isolated": ([TAKEN], [90_000.0]),
+        "taken over, isolated": ([TAKEN], [90_000.0]),
+    }
+    assert len({trace["marker"]["symbol"] for trace in markers.values()}) == 3
+    assert {trace["legendgroup"] for trace in markers.values()} == {"isolated"}  # they go and come with their mode
+
+
+def test_an_event_without_positions_is_marked_at_the_close_of_its_bar() -> None:
+    run = isolated()
+    run.events = [{"name": "Warned", "time": START + HOUR // 2, "pool": POOL, "margin_ratio": 2.0, "report": {}}]
+    (marker,) = (t for t in json.loads(case_figure([run]).to_json())["data"] if t["mode"] == "markers")
+    assert (marker["x"], marker["y"]) == ([START + HOUR // 2], [99_000.0])
+
+
+def test_the_band_behind_the_price_is_what_marks_reached() -> None:
+    low, high = json.loads(case_figure([isolated()], stride=3).to_json())["data"][:2]
+    assert low["y"] == [96_500.0, 80_000.0, 90_300.0, 84_000.0]  # the lowest of each three bars
+    assert high["y"] == [100_500.0, 95_500.0, 92_000.0, 89_500.0]
+    assert high["fill"] == "tonexty"
 
 
 def test_thinned_figure_keeps_the_lowest_ratio() -> None:
@@ -482,7 +505,8 @@ def test_prices_that_move_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
         run.series["prices"] = {SWAP: [100_000.0] * bars, put: [0.01] * (bars - 1) + [last]}
         figure = json.loads(case_figure([run]).to_json())
         assert figure["layout"]["yaxis"]["type"] == axis
-        assert [trace["y"][-1] for trace in figure["data"][:2]] == [100.0, pytest.approx(last * 10_000)]
+        prices = {trace["name"]: trace["y"][-1] for trace in figure["data"] if trace.get("name") in (SWAP, put)}
+        assert prices == {SWAP: 100.0, put: pytest.approx(last * 10_000)}
 
 
 # -- the page ---------------------------------------------------------------------------------------------------
@@ -501,7 +525,7 @@ def test_page_says_what_it_must() -> None:
                  "bt-margin compare", "mark stands in for last", "position_tiers", "no data", "68,365"):
         assert part in text
     order = [page.index(f'id="{name}"') for name in
-             ("verdicts", "rules", "cases", "assumptions", "evidence", "data", "warnings", "reproduce")]
+             ("verdicts", "rules", "runs", "cases", "assumptions", "evidence", "data", "warnings", "reproduce")]
     assert order == sorted(order)
     assert page.count("mark stands in for last") == 1
     assert page.count("https://www.okx.com/x?a=1&amp;b=2") == 1
@@ -569,17 +593,124 @@ def test_long_studies_keep_within_the_limit() -> None:
     assert "a point stands for" in page
 
 
-def test_ledger_excerpt_spans_twelve_entries_each_way() -> None:
+@pytest.mark.parametrize("room", [1_500_000, 300_000])
+def test_a_large_study_keeps_within_the_limit_and_loses_no_verdict(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run = isolated()
-    before = [entry(START + i, "fee", note=f"before-{i}") for i in range(30)]
-    after = [entry(TAKEN + 1 + i, "fee", note=f"after-{i}") for i in range(30)]
-    run.ledger = [*before, *run.ledger[4:], *after]
+    run.ledger = [entry(START + i, "fee", note=f"an entry that is told, number {i}") for i in range(60)]
+    runs = [Result(row(mode, window=f"2025-10-{day:02}", leverage=float(lev)), run.series, run.events, run.ledger)
+            for day in range(1, 5) for lev in range(1, 6) for mode in ("isolated", "cross", "portfolio")]
+    monkeypatch.setattr(html, "LIMIT", len(get_plotlyjs().encode()) + room)
+    page = render(runs, META)
+    assert len(page.encode()) <= html.LIMIT
+    table = page[page.index('id="run-table"'): page.index("</table>", page.index('id="run-table"'))]
+    assert table.count("</tr>") == 1 + len(runs)
+    assert page.count('class="badge liquidated" href="#case-') == len(runs)
+    untold = page.count("Not told here, to keep the page small")
+    assert page.count('<details class="case"') == 20
+    assert (untold > 0) == (room < 1_000_000)
+    assert set(re.findall(r'href="#(case-[\d-]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
+
+
+def test_the_ledger_stands_around_each_event() -> None:
+    run = isolated()
+    before = [entry(START + i, "fee", note=f"before-{i}.") for i in range(30)]
+    between = [entry(WARNED + 1 + i, "fee", note=f"between-{i}.") for i in range(30)]
+    after = [entry(TAKEN + 1 + i, "fee", note=f"after-{i}.") for i in range(30)]
+    run.ledger = [*before, *between, *run.ledger[4:], *after]
     text = page_text([run])[1]
-    assert "before-18" in text
-    assert "before-17" not in text
-    assert "after-11" in text
-    assert "after-12" not in text
-    assert "Entries 19 to 45 of 63" in text
+    kept = {name: [i for i in range(30) if f"{name}-{i}." in text] for name in ("before", "between", "after")}
+    assert kept == {"before": list(range(25, 30)), "between": [*range(5), *range(18, 30)], "after": list(range(12))}
+    assert "37 of 93 entries" in text
+    for skipped in ("25 entries left out", "13 entries left out", "18 entries left out"):
+        assert skipped in text
+    order = [text.index(part) for part in ("before-29.", "warning: BTC", "between-0.", "reduction: BTC", "▶ 2025-10-10",
+                                           "after-0.")]
+    assert order == sorted(order)
+
+
+# -- verdicts, money, charges, what others add --------------------------------------------------------------------
+
+
+def test_the_leverage_that_lived_is_about_those_tested_only() -> None:
+    def grid(*verdicts: tuple[float, str]) -> str:
+        return lived([Result(row("cross", verdict, leverage=factor)) for factor, verdict in verdicts])
+
+    assert grid((2, "survived"), (3, "survived"), (5, "liquidated")) == "up to 3×"
+    assert grid((5, "survived"), (2, "survived")) == "up to 5×, all tested"
+    assert grid((2, "liquidated"), (3, "liquidated")) == "none tested"
+    assert grid((2, "reduced"), (3, "survived")) == "none tested"  # a lower one that was cut counts
+    assert grid((2, "survived"), (3, "liquidated"), (5, "survived")) == "up to 2×"
+    assert grid((2, "survived"), (3, "failed")) == "up to 2×"
+    assert grid((2, "no data")) == "not known"
+
+
+def test_the_first_table_is_strategy_and_mode_by_crash() -> None:
+    runs = [Result(row(mode, verdict, window=window, leverage=leverage, path_dependent=hangs))
+            for mode, verdict, window, leverage, hangs in (
+                ("cross", "survived", "2025-10-10", 2.0, None), ("cross", "liquidated", "2025-10-10", 5.0, True),
+                ("isolated", "bankrupt", "2025-10-10", 2.0, False), ("cross", "refused", "2022-11-08", 2.0, None))]
+    page, text = page_text(runs, {**META, "windows": {"2022-11-08": {"title": "FTX", "what": "FTT falls."}}})
+    table = page[page.index('id="verdict-table"'): page.index("</table>", page.index('id="verdict-table"'))]
+    assert re.findall(r'<th scope="col">([^<]+)', table) == ["strategy", "mode", "2025-10-10", "2022-11-08"]
+    cells = [re.sub(r"<[^>]+>|\s+", " ", cell).split() for cell in re.findall(r"<td>(.*?)</td>", table, re.S)]
+    assert cells[0] == ["2×", "✕✕", "bankrupt", "lived:", "none", "tested"]
+    assert cells[1] == ["not", "run"]
+    assert " ".join(cells[2]) == "2× ✓ survived 5× ✕* liquidated, hangs on the path lived: up to 2×"
+    assert cells[3][:3] == ["2×", "⊘", "refused"]
+    assert "1 of 2 verdicts hang on the path" in text
+    assert "2 of 4 verdicts are not checked against the path ohlc" in text
+    assert "FTT falls." in text
+    assert page.index('id="verdict-table"') < page.index('id="rules"') < page.index('id="run-table"')
+
+
+def test_where_the_money_went_adds_up_row_by_row() -> None:
+    (found,) = spending.rows([isolated()])
+    assert found["start"] + sum(found["parts"]) == pytest.approx(found["final"])
+    names = [name for name, *_ in spending.PARTS]
+    assert dict(zip(names, found["parts"], strict=True)) == pytest.approx({
+        "price moves": 68_365 - 100_000 + 285 + 18 + 1485, "fees": -285, "funding": -18, "interest": 0,
+        "liquidation": -1485, "insurance fund": 0})
+    assert spending.rows([Result(row(opened=False))]) == []
+
+
+def test_charges_are_shown_when_first_when_most_and_last() -> None:
+    run = isolated()
+    run.series["charges"] = {"time": [START, START + HOUR, START + 2 * HOUR],
+                             "parts": {"position margin": [0.0, 40.0, 30.0], "borrow margin": [0.0, 0.0, 25.0]}}
+    rows = charges.instants(run)
+    assert rows[0] == {"name": "position margin", "first": 40.0, "most": 30.0, "end": 30.0}
+    assert rows[2] == {"name": "together", "first": 40.0, "most": 55.0, "end": 55.0}
+    assert rows[3]["first"] == START + HOUR
+    drawn = json.loads(charges.figure(run).to_json())["data"]
+    assert [(trace["name"], trace["stackgroup"]) for trace in drawn] == [
+        ("position margin", "charges"), ("borrow margin", "charges")]
+    assert "borrow margin" in page_text([run])[1]
+    assert charges.figure(nothing()) is None
+
+
+def test_others_add_sections_to_a_crash_or_at_the_end() -> None:
+    figure = case_figure([isolated()])
+    within = Section("Survival map " + EVIL, "2025-10-10", ["Alive below " + EVIL],
+                     [Picture(figure, "which leverage lived", "read it so", 300)],
+                     [Grid("cells", ("entry", "leverage"), [("noon", "3"), ("night", EVIL)], (1,))])
+    after = Section("Beyond", "1999-01-01", ["elsewhere"])
+    page = render([isolated()], META, [within, after])
+    text = Tags(page).text
+    assert EVIL not in page
+    assert "Alive below <script>alert(1)</script>" in text
+    assert page.index('id="crash-1"') < page.index("Survival map") < page.index('id="case-1"')
+    assert page.index('id="case-1"') < page.index("Beyond") < page.index('id="assumptions"')
+    assert len(json.loads(page.rsplit('id="figures">', 1)[1].split("</script>")[0])) == 3  # the case, the money, theirs
+    assert '<td class="n">3</td>' in page
+
+
+def test_coverage_and_grades_are_told() -> None:
+    run = isolated()
+    run.data = [{"symbol": SWAP, "from": "downloaded", "source": "okx", "step_ms": 60_000, "bars": 1_430,
+                 "expected": 1_440, "marks": 1_400, "settlements": 3, "first": 0, "last": 1, "sha256": "ab" * 32}]
+    text = page_text([run])[1]
+    for part in ("1,430", "1,440", "99.3 %", "abababababab", "By grade: snapshot 1"):
+        assert part in text
 
 
 def test_written_whole_or_not_at_all(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from bt_margin.cli import main
 from bt_margin.errors import InputError
 from bt_margin.plugin import feeds
 from bt_margin.report.narrative import takeover_paragraph
+from bt_margin.study.judging import judge_run
 from bt_margin.study.strategies import load, symbols_of, takes_leverage
 from bt_margin.study.study import Study, run_cell, settings
 from bt_margin.study.windows import window, windows
@@ -66,13 +69,11 @@ def test_verdicts_follow_events(results) -> None:
             assert r.row["min_distance"] is None or r.row["min_distance"] > 0
 
 
-def test_any_executor_gives_the_same(results) -> None:
-    study = Study(["leveraged_long"], "all", ["2025-10-10"], [3, 10])
+def test_threads_give_the_same(results) -> None:
+    study = Study(["leveraged_long"], ["isolated", "cross"], ["2025-10-10"], [3, 10])
     serial = study.run()
     with ThreadPoolExecutor(2) as threads:
         assert study.run(threads) == serial
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
-        assert study.run(processes) == serial
 
 
 def test_progress_counts_every_cell() -> None:
@@ -146,3 +147,70 @@ def test_the_coin_account_dies_where_the_stablecoin_account_lives(crash: str, ex
     story = takeover_paragraph(coin, taken)
     for term in ("discounted BTC", "borrow margin USDT", "position margin BTC/USDT:USDT", "are owed", "Conversion of"):
         assert term in story
+
+
+# -- windows of one's own -----------------------------------------------------------------------------------------
+
+OWN = """
+[[window]]
+id = "2025-10-10"
+title = "The last hours of it"
+since = 2025-10-10T12:00:00Z
+until = 2025-10-11T12:00:00+02:00
+
+[[window]]
+id = "quiet day"
+since = 2025-10-07T00:00:00Z
+until = 2025-10-08T00:00:00Z
+"""
+
+
+def test_a_store_adds_windows_and_overrides_embedded_ones(tmp_path: Path, capsys) -> None:
+    (tmp_path / "windows.toml").write_text(OWN)
+    found = windows(str(tmp_path))
+    assert len(found) == 7
+    assert list(found)[-1] == "quiet day"
+    changed, kept = found["2025-10-10"], found["2020-03-12"]
+    assert (changed.title, changed.until - changed.since) == ("The last hours of it", 22 * 3_600_000)
+    assert (changed.origin, kept.origin) == (str(tmp_path / "windows.toml"), "embedded")
+    assert windows()["2025-10-10"].origin == "embedded"
+    (own,) = Study(["leveraged_long"], ["cross"], ["2025-10-10"], [3], store=str(tmp_path)).run()
+    assert len(own.series["time"]) == 22
+    (quiet,) = Study(["leveraged_long"], ["cross"], ["quiet day"], [3], store=str(tmp_path)).run()
+    assert quiet.row["verdict"] == "survived"
+    with pytest.raises(SystemExit, match="0"):
+        main(["windows", "--json", "--store", str(tmp_path)])
+    told = {row["id"]: row["origin"] for row in json.loads(capsys.readouterr().out)}
+    assert told["quiet day"] == str(tmp_path / "windows.toml")
+    assert told["2020-03-12"] == "embedded"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[[window]", "expected \\[\\[window\\]\\] tables"),
+        ("[[window]]\nid = 'x'\nsince = 2025-01-01T00:00:00Z", "until"),
+        ("[[window]]\nid = 'x'\nbegin = 1", "begin"),
+        (OWN.replace("2025-10-07T00:00:00Z", "2025-10-07T00:00:00"), "since: expected a time with its zone"),
+        (OWN.replace("2025-10-07", "2025-10-09"), "'quiet day': expected a start before its end"),
+        (OWN.replace("quiet day", "2025-10-10"), "'2025-10-10': expected every id once"),
+        (OWN.replace("quiet day", "a/b"), "'a/b': expected an id such as"),
+        (OWN.replace("quiet day", ""), "'': expected an id such as"),
+    ],
+)
+def test_windows_that_cannot_be_used_are_one_clear_error(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "windows.toml").write_text(text)
+    with pytest.raises(InputError, match=says) as caught:
+        window("2025-10-10", str(tmp_path))
+    assert str(tmp_path / "windows.toml") in str(caught.value)
+
+
+# -- verdicts and sums --------------------------------------------------------------------------------------------
+
+
+def test_a_bankruptcy_names_each_currency_by_itself() -> None:
+    events = [{"name": "Bankrupt", "time": 0, "currency": c, "amount": a}
+              for c, a in (("USDT", 1_000.0), ("BTC", 0.25), ("USDT", 234.5))]
+    verdict, at, reason = judge_run(object(), {"events": events, "ledger": [{"kind": "trade"}]})
+    assert (verdict, at) == ("bankrupt", None)
+    assert reason == "account: the insurance fund paid 0.25 BTC and 1,234.50 USDT"
