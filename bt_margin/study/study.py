@@ -362,14 +362,14 @@ def _params(task: Task, strategy: Any) -> dict[str, Any]:
 def _figures(task: Task, strategy: Any) -> tuple[str, list[Any]]:
     """(what the figures are, every feed of a cell): its history, and the options that its strategy asks for."""
     if not trades_options(strategy):
-        return _history(task, symbols_of(strategy))
+        return history_of(task, symbols_of(strategy))
     task = replace(task, window=priced(task.window))
-    label, history = _history(task, symbols_of(strategy))
+    label, history = history_of(task, symbols_of(strategy))
     options = option_feeds(strategy, task.window, history, _params(task, strategy))
     return f"{label}; {vol_label(task.window)}", [*history, *options]
 
 
-def _history(task: Task, symbols: Sequence[str]) -> tuple[str, list[Any]]:
+def history_of(task: Task, symbols: Sequence[str]) -> tuple[str, list[Any]]:
     """(what the figures are, a feed per symbol): downloaded minutes where they cover the window for every symbol,
     else the embedded hourly figures; the two are never mixed. Holes of the minutes are left out and counted."""
     from bt_margin.plugin import feeds

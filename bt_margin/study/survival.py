@@ -237,15 +237,15 @@ def load_path(book: StaticBook, span: str, *, store: str = "", strict: bool = Fa
     """The path of a window (a crash's day or START/END) for a book: downloaded minutes where they cover it, else the
     embedded hourly figures, as studies choose. A coin is priced by its spot pair where there is one, else by a contract
     of the book. Raises data_fetch.DataError where there is no data."""
-    from bt_margin.study.study import Task, _history
+    from bt_margin.study.study import Task, history_of
     from data_fetch import DataError
 
-    task = Task("", "cross", window(span), 1.0, book.balances, store=store, strict=strict)
+    task = Task("", "cross", window(span, store), 1.0, book.balances, store=store, strict=strict)
     priced = {symbol.partition("/")[0] for symbol in book.symbols}
     pairs = [f"{coin}/USDT" for coin in book.coins]
     for wanted in ([*book.symbols, *pairs], [*book.symbols, *(p for p in pairs if p.partition("/")[0] not in priced)]):
         try:
-            label, feeds = _history(task, wanted)
+            label, feeds = history_of(task, wanted)
         except DataError:
             if wanted == [*book.symbols]:
                 raise

@@ -211,7 +211,7 @@ def compare(seed: int) -> tuple[int, list[str]]:
     return slept, [f"{about}: {row}" for row in differences(awake, asleep, near=near)[:5]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1 << 31))
 def test_a_run_that_sleeps_is_the_run_bar_by_bar(seed: int) -> None:
     _, found = compare(seed)
