@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.oracle.compare import Statistics, compare
-from tests.oracle.generator import generate
+from tests.oracle.scripts import WRITERS, generate
 
 SUBSET, PARTS = 300, 6
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("mode", ["isolated", "cross"])
+@pytest.mark.parametrize("mode", list(WRITERS))
 def test_engine_and_oracle_tell_the_same_story(mode: str, part: int) -> None:
     """Same events in the same order, every number within 1e-9."""
     statistics = Statistics()
