@@ -60,8 +60,6 @@ class PortfolioWriter(AccountWriter):
     def listed(self, coin: str, expiries: tuple[str, ...]) -> list[str]:
         stems = [f"{coin}/USDT:USDT", f"{coin}/USD:{coin}"] + ([f"{coin}/USDC:USDC"] if coin == "BTC" else [])
         dated = [f"{stem}-{day}" for stem in stems[:2] for day in expiries] if coin != "SOL" else []
-        if coin == "BTC" and self.dice.random() < 0.25:
-            return stems  # stablecoins against each other: MR9
         chosen = self.dice.sample([*stems, *dated], self.dice.randint(1, 4 if dated else 2))
         return sorted(chosen)
 
@@ -106,7 +104,7 @@ class PortfolioWriter(AccountWriter):
         dice = self.dice
         told = super().to({s: marks[s] for s in self.symbols}, jump, hours)
         if dice.random() < 0.15:
-            self.index["USDC/USD"] = round(dice.uniform(0.8, 1.005), 5)
+            self.index["USDC/USD"] = round(dice.uniform(0.85, 1.005), 5)
         for symbol in self.vols:
             self.vols[symbol] = round(min(max(self.vols[symbol] * math.exp(dice.gauss(0, 0.1)), 0.3), 1.6), 4)
         self.marks = {**{s: marks[s] for s in self.symbols}, **self.others()}
