@@ -19,7 +19,7 @@ def test_engine_and_oracle_tell_the_same_story(mode: str, part: int) -> None:
         compare(generate(mode, seed), statistics)
     assert statistics.scenarios == SUBSET // PARTS
     told = statistics.events
-    assert told["Reduced"] + told["Converted"] + told["Warned"] > 10  # scripts in which nothing happens would agree, too
+    assert told["Reduced"] + told["Converted"] + told["Warned"] > 10  # where nothing happens all agree
 
 
 def test_scripts_repeat_exactly() -> None:
