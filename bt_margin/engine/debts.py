@@ -45,7 +45,8 @@ def charge_hour(account: Account, mode: MarginMode, time: int, rate: Callable[[s
         if not currencies.costs_interest(line):
             continue
         quota = borrow.free_quota(line.currency, equities, rules)
-        bearing = float(borrow.interest_bearing(line.cash, line.unrealised, quota, account.borrowing.auto))
+        loss = max(float(line.unrealised), float(line.backing) - line.cash)  # as far as long options do not make it up
+        bearing = float(borrow.interest_bearing(line.cash, loss, quota, account.borrowing.auto))
         if bearing > 0:
             hourly = rate(line.currency, time)
             charge = float(borrow.interest(bearing, hourly))

@@ -809,6 +809,7 @@ class MarginEngine:
                 else:
                     self._force(name, pool, reduction.key, reduction.size, reduction.step, report)
                     closed.append(reduction.key)
+            self._note_debts()
         left = self._find(name, mode)
         if left is not None and left.holdings is not None and self._in_breach(left) and not _needing(left):
             self._write_off(left)  # nothing is left to sell

@@ -108,6 +108,8 @@ def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Ord
     refusal = may_owe(account, currencies.lines(before, market, rules), currencies.lines(after, market, rules), rules)
     if refusal is not None:
         return refusal
+    if order.closes:
+        return order  # what lowers risk may always be tried (2.6): a premium paid ends as much debt
     then, earlier = judge(after, market, rules), judge(before, market, rules)
     equity, initial = float(then.equity), float(then.initial)
     way = rules.portfolio_orders.order_check

@@ -17,9 +17,11 @@ from bt_margin.model.number import Number, larger, smaller
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
-    from bt_margin.rules.tiers import Tiers
+    from bt_margin.rules.tiers import Tier, Tiers
 
 HOUR = 3_600_000
+ROUNDING = 1e-12
+"""Of a debt: this far above a tier's ceiling or its quota it is still within. Repaid down to one, a float may miss."""
 
 
 # -- what is owed ----------------------------------------------------------------------------------------------------
@@ -33,7 +35,7 @@ def available_equity(equity: Number, frozen: Number) -> Number:
 def potential_borrow(equity: Number, frozen: Number) -> Number:
     """What is owed already plus what open orders would make owed: |min(0, equity - frozen)|; rounding owes nothing."""
     short = frozen - equity
-    rounding = 1e-12 * (np.abs(frozen) + np.abs(equity))
+    rounding = ROUNDING * (np.abs(frozen) + np.abs(equity))
     if not isinstance(short, np.ndarray):
         return short if short > rounding else 0.0
     return np.where(short > rounding, short, 0.0)
@@ -59,8 +61,7 @@ def rates(amount: Number, tiers: Tiers, marginal: bool = False) -> tuple[Number,
     Raises InputError beyond the last tier.
     """
     size = np.asarray(amount, dtype=float)
-    largest = float(np.max(size, initial=0.0))
-    tiers.at(largest)  # raises beyond the last
+    tier_of(float(np.max(size, initial=0.0)), tiers)  # raises beyond the last
     limits = np.array([row.max_size for row in tiers.rows])
     columns = [np.array([getattr(row, name) for row in tiers.rows]) for name in ("maintenance", "initial")]
     if marginal:
@@ -69,9 +70,14 @@ def rates(amount: Number, tiers: Tiers, marginal: bool = False) -> tuple[Number,
         total = np.where(size > 0, size, 1.0)
         found = [np.where(size > 0, slices @ column / total, column[0]) for column in columns]
     else:
-        index = np.searchsorted(limits, size, side="left")
+        index = np.searchsorted(limits, size * (1.0 - ROUNDING), side="left")
         found = [column[index] for column in columns]
     return _shape(found[0]), _shape(found[1])
+
+
+def tier_of(amount: float, tiers: Tiers) -> Tier:
+    """The tier that a debt reaches. Raises InputError beyond the last."""
+    return tiers.at(amount * (1.0 - ROUNDING))
 
 
 def setting(currency: str, leverage: Mapping[str, float], tiers: Tiers) -> float:
@@ -126,7 +132,7 @@ def excess(currency: str, amount: float, leverage: Mapping[str, float], rules: R
         (tiers.max_size(lever), f"the tier limit at leverage {lever:g}; lower the leverage"),
         (rules.borrow_limit(currency), "the borrow limit of the account"),
     ):
-        if amount > limit * (1 + 1e-12):
+        if amount > limit * (1 + ROUNDING):
             return f"borrowing {amount:,.10g} {currency} exceeds {limit:,.10g}, {what} (51008)", amount - limit
     return "", 0.0
 
@@ -174,7 +180,7 @@ def interest(bearing: Number, hourly: Number) -> Number:
 def forced_repayment(owed: float, quota: float, share: float, auto: bool) -> float:
     """Coins that a forced repayment buys back: with auto-borrow off, once the debt is above the free quota, `share` of
     the quota, and whatever more brings the debt back to it (rule book section 5.1)."""
-    if auto or owed <= quota:
+    if auto or owed <= quota * (1.0 + ROUNDING):
         return 0.0
     return min(owed, max(share * quota, owed - quota))
 
@@ -195,7 +201,7 @@ def conversion_order(
 
 def reduction(owed: float, tiers: Tiers) -> float:
     """How much one forced step takes off a debt: down to the ceiling of the tier below, the whole of it in tier 1."""
-    below = tiers.below(tiers.at(owed))
+    below = tiers.below(tier_of(owed, tiers))
     return owed if below is None else owed - below.max_size
 
 

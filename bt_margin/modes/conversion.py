@@ -7,6 +7,7 @@ is inferred there (the richest), the order above the quota is a dated choice.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bt_margin.model.market import Market
@@ -82,17 +83,26 @@ def repay_above_quota(pool: Pool, market: Market, rules: Rules) -> tuple[Convert
 
 
 def _paid_by(coin: Line, debt: Line, amount: float, penalty: bool, step: str, pool: Pool, rules: Rules) -> Convert:
-    """As much of `amount` as what there is of the coin buys back after fee and penalty."""
+    """As much of `amount` as what there is of the coin buys back after fee and penalty.
+
+    A smaller amount may fall in a lower tier, whose penalty leaves more: the largest that can be paid for is taken.
+    """
+    there = sellable(coin, pool) * float(coin.usd) / float(debt.usd)
     want = Convert(coin.currency, debt.currency, amount, penalty, step)
-    more = gross(want, penalty_rate(want, rules), rules.fees("margin").taker)
-    price = float(coin.usd) / float(debt.usd)
-    needed, there = amount + sum(more), sellable(coin, pool) * price
-    share = min(1.0, there / needed)
-    return Convert(coin.currency, debt.currency, amount * share, penalty, step)
+    while True:
+        rate = penalty_rate(want, rules)
+        each = 1.0 + sum(gross(replace(want, amount=1.0), rate, rules.fees("margin").taker))
+        if want.amount * each <= there:
+            return want
+        tiers = rules.borrow(debt.currency)
+        below = tiers.below(borrow.tier_of(want.amount, tiers)) if rate else None
+        if below is None or there / each > below.max_size:
+            return replace(want, amount=there / each)
+        want = replace(want, amount=below.max_size)
 
 
 def penalty_rate(convert: Convert, rules: Rules) -> float:
     """Maintenance rate of the tier that the converted amount falls in, as of contracts (a choice, see the rules)."""
     if not convert.penalty or rules.multi_currency.debt_penalty == "none":
         return 0.0
-    return rules.borrow(convert.buy).at(convert.amount).maintenance
+    return borrow.tier_of(convert.amount, rules.borrow(convert.buy)).maintenance

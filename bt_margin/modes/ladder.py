@@ -33,6 +33,12 @@ def cancel_orders(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, 
     return (CancelOrders(going),) if going else ()
 
 
+def cancel_the_rest(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
+    """Withdraw every order that is left: one that only reduces would open once a step has cut its position, and then no
+    step frees anything. Source: addendum of portfolio margin, 3i (those that raise the requirement, then all)."""
+    return (CancelOrders(tuple(order.id for order in pool.orders)),) if pool.orders else ()
+
+
 def hedged_pairs(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
     """Phase 1: long and short of the same contract are closed against each other, first symbol first."""
     by_side: dict[tuple[str, int], Position] = {}

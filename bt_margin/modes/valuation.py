@@ -183,7 +183,8 @@ def forced_size(position: Position, pool: Pool, market: Market, rules: Rules, sp
     `one-tier` (recorded, LIQ-TIER-ISO-1, LIQ-CROSS-1): down to the ceiling of the tier below; whole in tier 1.
     `two-tiers` (official until about 2025-05): whole up to tier 2; above it, down two tiers while the pool would
     still satisfy the first tier's rate, else whole. `spare` is the pool's equity above its requirement (negative
-    in a breach). In cross, sizes of one instrument add for the tier; the cut comes off this position.
+    in a breach), in the pool's currency. In cross, sizes of one instrument add for the tier; the cut comes off this
+    position.
     """
     size = abs(position.size)
     if position.instrument.is_option:
@@ -201,6 +202,8 @@ def forced_size(position: Position, pool: Pool, market: Market, rules: Rules, sp
     if tier.number <= 2:
         return size
     notional = float(position.instrument.notional(total, market.mark(position.symbol)))
+    if pool.holdings is not None:
+        notional *= float(market.usd(position.currency))  # as `spare` of a whole account is
     relief = notional * (tier.maintenance - tiers.rows[0].maintenance)
     if spare + relief <= 0:
         return size

@@ -1,4 +1,4 @@
-"""`python -m tests.oracle --scenarios 2000 [--mode isolated --mode cross] [--first 0]`: engine and oracle at length."""
+"""`python -m tests.oracle --scenarios 2000 [--mode cross] [--first 0]`: engine and oracle at length."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 import time
 
 from tests.oracle.compare import Disagreement, Statistics, compare
-from tests.oracle.generator import generate
+from tests.oracle.scripts import WRITERS, generate
 
-MODES = ("isolated", "cross")
+MODES = tuple(WRITERS)
 
 
 def main() -> int:

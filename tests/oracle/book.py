@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from tests.oracle.contract import ZERO, Contract
 from tests.oracle.era import Era
+from tests.oracle.option import Option, OptionPosition
 
 Key = tuple[str, str, str]
 """(symbol, isolated | cross, net | long | short)."""
@@ -65,6 +66,27 @@ class Order:
         return self.reduce_only or (self.side == "long" and not self.buy) or (self.side == "short" and self.buy)
 
 
+@dataclass
+class SpotOrder:
+    """A resting spot order of an account that stands behind its debts: it gives one coin and takes the other."""
+
+    id: int
+    base: str
+    quote: str
+    lot: Decimal
+    buy: bool
+    size: Decimal
+    price: Decimal
+
+    def gives(self) -> tuple[str, Decimal]:
+        return (self.quote, self.size * self.price) if self.buy else (self.base, self.size)
+
+    def takes(self, fee: Decimal) -> tuple[str, Decimal]:
+        """What arrives, after the taker fee, which comes out of it (rule book of isolated margin, section 10)."""
+        amount = self.size if self.buy else self.size * self.price
+        return self.base if self.buy else self.quote, amount * (1 - fee)
+
+
 @dataclass(frozen=True)
 class Happening:
     """An event: its name, time, pool, and its numbers and words by name."""
@@ -78,7 +100,11 @@ class Happening:
 
 @dataclass
 class Book:
-    """Money, contracts and orders. `flows` holds (kind, currency, account's gain, fund's gain)."""
+    """Money, contracts and orders. `flows` holds (kind, currency, account's gain, fund's gain).
+
+    Where the whole account stands behind its debts: `spot` are its resting spot orders, `accrued` the interest not
+    deducted yet, `owed` the currencies that it is known to owe.
+    """
 
     cash: dict[str, Decimal]
     positions: dict[Key, Position] = field(default_factory=dict)
@@ -88,6 +114,12 @@ class Book:
     happenings: list[Happening] = field(default_factory=list)
     warned: set[str] = field(default_factory=set)
     era: Era = field(default_factory=Era)
+    spot: dict[int, SpotOrder] = field(default_factory=dict)
+    accrued: dict[str, Decimal] = field(default_factory=dict)
+    owed: set[str] = field(default_factory=set)
+    options: dict[str, OptionPosition] = field(default_factory=dict)
+    buying: tuple[Option, Decimal, Decimal] | None = None
+    """In portfolio margin: options held by symbol; one that is asked for: signed contracts, price."""
 
     def held(self, mode: str) -> Iterator[Position]:
         """Positions of a margin mode, by symbol and side."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import ROUND_FLOOR, Decimal, getcontext
+from functools import cached_property
 
 getcontext().prec = 34
 
@@ -13,6 +15,11 @@ ZERO, ONE = Decimal(0), Decimal(1)
 def exact(number: float | str | Decimal) -> Decimal:
     """The decimal a float prints as."""
     return number if isinstance(number, Decimal) else Decimal(str(number))
+
+
+def ms_of(day: str) -> int:
+    """08:00 UTC of a day such as 260327, in ms."""
+    return int(datetime.strptime(f"{day}08", "%y%m%d%H").replace(tzinfo=UTC).timestamp()) * 1000
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,12 @@ class Contract:
         """All expiries of a future share a tier, a swap stands alone (recorded items 15, CROSS-MET-4/5)."""
         stem, dash, _ = self.symbol.partition("-")
         return stem + dash
+
+    @cached_property
+    def expiry(self) -> int:
+        """08:00 UTC of the day in the symbol (rule book section 11); 0: a perpetual, which never is delivered."""
+        _, dash, day = self.symbol.partition("-")
+        return ms_of(day) if dash else 0
 
     def value(self, contracts: Decimal, price: Decimal) -> Decimal:
         """Value of so many contracts, whatever their sign."""

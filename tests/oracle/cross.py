@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from tests.oracle import phases
 from tests.oracle.book import Book, Key, Order, Position, Prices, opening_parts
-from tests.oracle.contract import ONE, ZERO, Contract
+from tests.oracle.contract import ZERO, Contract
 from tests.oracle.forced import BREACH, force, refund_cash, step_size
 
 
@@ -166,70 +167,15 @@ def cancel_openings(book: Book, currency: str, ratio: Decimal, time: int) -> boo
     return bool(gone)
 
 
-def next_step(book: Book, currency: str, marks: Prices) -> list[tuple[Position, Decimal, str]]:
+def next_step(book: Book, currency: str, marks: Prices) -> phases.Forced:
     """The forced orders of the next phase that has something to do."""
-    held = positions(book, currency)
-    for position in held:  # phase 1: long and short of the same contract against each other, first symbol first
-        other = book.positions.get((position.contract.symbol, "cross", "short"))
-        if position.side == "long" and other is not None:
-            both = min(position.size, -other.size)
-            return [(position, both, "hedged pair"), (other, both, "hedged pair")]
-    pair = delta_pair(book, held, marks)
-    if pair:
-        return pair
-    return [(*largest_relief(book, held, marks), "unhedged position")]
+    held, sizes = positions(book, currency), tier_sizes(book, currency)
 
+    def margin(position: Position) -> Decimal:
+        return position.value(marks) * position.contract.rate(sizes[position.contract.family])
 
-def cut_of(book: Book, position: Position, marks: Prices) -> Decimal:
-    """How far one forced order takes a position down, in the pool it stands in."""
-    currency, family = position.contract.settle, position.contract.family
-    spare = equity(book, currency, marks) - required(book, currency, marks)
-    value = sum((v for contract, v in valued(book, currency, marks) if contract.family == family), ZERO)
-    return step_size(book, position, tier_sizes(book, currency)[family], spare, value)
-
-
-def delta_pair(book: Book, held: list[Position], marks: Prices) -> list[tuple[Position, Decimal, str]]:
-    """Phase 2: a long and a short of one coin in different contracts, cut by the same delta; on each side the larger
-    maintenance margin first. The size of a cut is one forced order of the larger of the two, as far as the other side
-    reaches (the engine's documented choice: README, `ladder.delta_neutral`, graded inferred).
-    """
-    sizes = tier_sizes(book, held[0].contract.settle)
-    for coin in sorted({position.contract.coin for position in held}):
-        here = [position for position in held if position.contract.coin == coin]
-        longs = [position for position in here if position.size > 0]
-        shorts = [position for position in here if position.size < 0]
-        if not longs or not shorts:
-            continue
-
-        def margin(position: Position) -> Decimal:
-            return position.value(marks) * position.contract.rate(sizes[position.contract.family])
-
-        long = max(longs, key=margin)
-        short = max(shorts, key=margin)
-        first = max((long, short) if long.key < short.key else (short, long), key=margin)
-        delta = min(
-            first.contract.coins(cut_of(book, first, marks), marks[first.contract.symbol]),
-            *(position.contract.coins(position.size, marks[position.contract.symbol]) for position in (long, short)),
-        )
-        cuts = [(position, delta_lots(position, delta, marks), "delta-neutral pair") for position in (long, short)]
-        if all(contracts for _, contracts, _ in cuts):
-            return cuts
-    return []
-
-
-def delta_lots(position: Position, delta: Decimal, marks: Prices) -> Decimal:
-    """So many coins in whole lots of a contract."""
-    contracts = delta / position.contract.coins(ONE, marks[position.contract.symbol])
-    return position.contract.whole_lots(contracts + position.contract.lot * Decimal("1e-9"))
-
-
-def largest_relief(book: Book, held: list[Position], marks: Prices) -> tuple[Position, Decimal]:
-    """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement, ties by symbol.
-
-    Read before the order's own fee and penalty; a resting order that the cut lets open counts (the engine's documented
-    choice, `ladder.unhedged_largest_relief`; that such an order is cancelled next is not foreseen).
-    """
-    currency = held[0].contract.settle
+    def cut(position: Position) -> Decimal:
+        return cut_of(book, position, marks)
 
     def relief(position: Position, contracts: Decimal) -> Decimal:
         before, now = required(book, currency, marks), position.size
@@ -238,5 +184,13 @@ def largest_relief(book: Book, held: list[Position], marks: Prices) -> tuple[Pos
         position.size = now
         return before - after
 
-    cuts = [(position, cut_of(book, position, marks)) for position in held]
-    return max(cuts, key=lambda cut: relief(*cut))
+    return (phases.hedged_pair(book, held) or phases.delta_pair(held, marks, margin, cut)
+            or phases.largest_relief(held, cut, relief))
+
+
+def cut_of(book: Book, position: Position, marks: Prices) -> Decimal:
+    """How far one forced order takes a position down, in the pool it stands in."""
+    currency, family = position.contract.settle, position.contract.family
+    spare = equity(book, currency, marks) - required(book, currency, marks)
+    value = sum((v for contract, v in valued(book, currency, marks) if contract.family == family), ZERO)
+    return step_size(book, position, tier_sizes(book, currency)[family], spare, value)

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from tests.oracle.book import Prices
     from tests.oracle.replay import Pool
 
-PIECES = 24
-"""Where no closed form exists (several inverse contracts at once) a piece is searched in so many parts."""
+PIECES, COARSE = 24, 12
+"""Where no closed form exists a piece is searched in so many parts: with several inverse contracts, of an account."""
 
 
 def first_below(pool: Pool, level: Decimal, start: Prices, end: Prices, done: Decimal) -> Decimal | None:
     """The first share of the leg from `done` on at which equity <= level x requirement, None where there is none."""
 
     def at(share: Decimal) -> Prices:
-        return {s: start.get(s, p) + (p - start.get(s, p)) * share for s, p in end.items()}
+        return end if share == ONE else {s: start.get(s, p) + (p - start.get(s, p)) * share for s, p in end.items()}
 
     def gap(share: Decimal) -> Decimal:
         marks = at(share)
@@ -33,7 +33,9 @@ def first_below(pool: Pool, level: Decimal, start: Prices, end: Prices, done: De
     edges = [done, *sorted(bends(pool, start, end, done)), ONE]
     moving = [c for c in pool.contracts if start[c.symbol] != end[c.symbol]]
     for left, right in pairwise(edges):
-        if all(contract.linear for contract in pool.contracts):
+        if not pool.straight:
+            found = searched(gap, left, right, COARSE)
+        elif all(contract.linear for contract in pool.contracts):
             found = straight(gap(left), gap(right), left, right)
         elif len(moving) == 1:
             found = reciprocal(gap(left), gap(right), left, right, start[moving[0].symbol], end[moving[0].symbol])
@@ -69,13 +71,13 @@ def reciprocal(a: Decimal, b: Decimal, left: Decimal, right: Decimal, start: Dec
     return (1 / x - start) / (end - start)
 
 
-def searched(gap: object, left: Decimal, right: Decimal) -> Decimal | None:
+def searched(gap: object, left: Decimal, right: Decimal, pieces: int = PIECES) -> Decimal | None:
     """Several moving inverse contracts: part by part, then bisection."""
     assert callable(gap)
-    for part in range(1, PIECES + 1):
-        high = left + (right - left) * part / PIECES
+    for part in range(1, pieces + 1):
+        high = left + (right - left) * part / pieces
         if gap(high) <= 0:
-            low = left + (right - left) * (part - 1) / PIECES
+            low = left + (right - left) * (part - 1) / pieces
             for _ in range(60):
                 middle = (low + high) / 2
                 low, high = (low, middle) if gap(middle) <= 0 else (middle, high)

@@ -8,18 +8,47 @@ from typing import Any
 
 import numpy as np
 
+from bt_margin.engine import credit, portfolio_orders
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.engine import MarginEngine, Refusal
 from bt_margin.model.account import Account, Order
+from bt_margin.model.assessment import AccountReport
+from bt_margin.model.borrowing import Borrowing, SpotUse
 from bt_margin.model.event import Event
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
-from bt_margin.rules.book import load_rules
+from bt_margin.modes.assess import assess
+from bt_margin.modes.base import Judgement, Pool, judge
+from bt_margin.modes.currencies import lines
+from bt_margin.modes.judged_units import judged_units
+from tests.oracle.account import AccountReplay
+from tests.oracle.portfolio import Portfolio
 from tests.oracle.replay import Replay
-from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade
+from tests.oracle.scenario import BOOK, AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade
 
-BOOK = load_rules("okx")
+
+class Silent(MarginEngine):
+    """The engine without the report that every event carries, the distance to liquidation, and the largest size that a
+    refused order could have had: where the whole account is the pool these are searched for, which takes ten times as
+    long as all the rest. What the account is after each act is compared number by number instead.
+    """
+
+    def assess(self) -> AccountReport:
+        return NOTHING
+
+    def _answer(self, account: Account, order: Order, filling: bool = False) -> Order | Refusal:
+        gate = GATES.get(self.mode.name)
+        if gate is None:
+            return super()._answer(account, order, filling)
+        return gate(account, order, self.market, self.rules)
+
+    def _note_distance(self, pool: Pool, judgement: Judgement) -> None:
+        pass
+
+
+GATES = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
+NOTHING = assess(Account(), mode_named("cross"), Market(0), BOOK.as_of(0, "nearest"))
 
 
 @dataclass(frozen=True)
@@ -49,10 +78,24 @@ class EngineRun:
 
     def __init__(self, scenario: Scenario) -> None:
         account = Account(dict(scenario.cash), "hedge" if scenario.hedge else "net")
+        book, interest = BOOK, {}
+        if (terms := scenario.terms) is not None:
+            account.spot_use = SpotUse(unit=terms.choices)
+            account.borrowing = Borrowing(terms.auto, {c: float(x) for c, x in terms.leverage.items()})
+            interest = {c: float(x) for c, x in terms.yearly.items()}
+            slices = {} if terms.ladder is None else {"portfolio": {
+                "hedge_slice": terms.ladder.hedge_slice, "liquidation_slice": terms.ladder.liquidation_slice}}
+            book = BOOK.overlay(
+                parameters=slices,
+                discounts={c: [[float(x) for x in row] for row in rows] for c, rows in terms.discounts.items()},
+                borrow_tiers={c: [[float(row.ceiling), float(row.maintenance), float(row.initial)] for row in rows]
+                              for c, rows in terms.borrow.items()},
+            )
         series = {symbol: FundingSeries(np.array([t for t, _ in rows], dtype=np.int64), np.array([x for _, x in rows]))
                   for symbol, rows in scenario.funding.items() if rows}
-        market = Market(scenario.time, dict(scenario.marks), dict(scenario.marks))
-        self.engine = MarginEngine(account, mode_named(scenario.mode), BOOK, market, funding=series)
+        market = Market(scenario.time, dict(scenario.marks), dict(scenario.marks), dict(scenario.indexes),
+                        forwards=dict(scenario.forwards))
+        self.engine = Silent(account, mode_named(scenario.mode), book, market, funding=series, interest=interest)
         self._events = self._entries = 0
         self.shortfall = 0.0
 
@@ -60,7 +103,8 @@ class EngineRun:
         engine, account = self.engine, self.engine.account
         answer: object = None
         if isinstance(act, Move):
-            engine.advance(Market(act.time, dict(act.marks), dict(act.marks)), jump=act.jump)
+            market = Market(act.time, dict(act.marks), dict(act.marks), dict(act.indexes), forwards=dict(act.forwards))
+            engine.advance(market, jump=act.jump)
         elif isinstance(act, Trade):
             instrument = engine.rules.instrument(act.symbol)
             order = Order(act.id, instrument, "buy" if act.buy else "sell", act.size, act.price if act.rest else None,
@@ -80,7 +124,7 @@ class EngineRun:
         return "refused" if isinstance(answer, Refusal) else "done"
 
     def snapshot(self, answer: str) -> Snapshot:
-        account, report = self.engine.account, self.engine.assess()
+        account = self.engine.account
         events = tuple(told(event) for event in self.engine.events[self._events:] if event.name != "Refused")
         entries = account.ledger[self._entries:]
         self._events, self._entries = len(self.engine.events), len(account.ledger)
@@ -91,13 +135,40 @@ class EngineRun:
             name = " ".join(key)
             numbers |= {f"size {name}": position.size, f"entry {name}": position.entry_price,
                         f"margin {name}": position.margin}
-        for pool in report.pools:
-            numbers |= {f"equity {pool.name}": pool.equity, f"initial {pool.name}": pool.initial_margin,
-                        f"maintenance {pool.name}": pool.maintenance_margin, f"fee {pool.name}": pool.liquidation_fee}
-            if pool.margin_ratio is not None:
-                numbers[f"ratio {pool.name}"] = pool.margin_ratio
+        if self.engine.mode.whole:
+            numbers |= self._whole()
+        else:
+            now = assess(account, self.engine.mode, self.engine.market, self.engine.rules)
+            for pool in now.pools:
+                numbers |= {f"equity {pool.name}": pool.equity, f"initial {pool.name}": pool.initial_margin,
+                            f"maintenance {pool.name}": pool.maintenance_margin,
+                            f"fee {pool.name}": pool.liquidation_fee}
+                if pool.margin_ratio is not None:
+                    numbers[f"ratio {pool.name}"] = pool.margin_ratio
         flows = tuple((str(e.kind), e.currency, e.total, e.fund) for e in entries)
         return Snapshot(answer, events, flows, numbers, tuple(account.orders))
+
+    def _whole(self) -> dict[str, float]:
+        """The one pool, judged; a full report would search liquidation prices, which takes longer than all the rest."""
+        engine = self.engine
+        (pool,) = engine.mode.pools(engine.account)
+        judged = judge(pool, engine.market, engine.rules)
+        numbers = {f"accrued {currency}": amount for currency, amount in engine.account.accrued.items()}
+        numbers |= {"worth account": engine.equity_usd(), "equity account": float(judged.equity),
+                    "initial account": float(judged.initial), "maintenance account": float(judged.maintenance),
+                    "fee account": float(judged.fee)}
+        if judged.requirement:
+            numbers["ratio account"] = float(judged.equity) / float(judged.requirement)
+        rows = lines(pool, engine.market, engine.rules)
+        for row in rows:
+            numbers[f"equity {row.currency}"] = float(row.equity)
+            numbers[f"borrow {row.currency}"] = float(row.potential_borrow)
+        if engine.mode.name == "portfolio":
+            for one in judged_units(pool, rows, engine.market, engine.rules):
+                name = f"{one.unit.name} account"
+                numbers |= {f"{charge} {name}": float(value) for charge, value in one.now.charges.items()}
+                numbers |= {f"delta {name}": float(one.now.cash_delta), f"unit {name}": float(one.now.maintenance)}
+        return numbers
 
 
 def told(event: Event) -> Told:
@@ -106,9 +177,9 @@ def told(event: Event) -> Told:
     numbers: dict[str, float] = {}
     for field in fields(event):
         value: Any = getattr(event, field.name)
-        if field.name in ("time", "pool", "report", "reason"):
+        if field.name in ("time", "pool", "report") or (field.name == "reason" and event.name != "Converted"):
             continue
-        if field.name == "step":
+        if field.name in ("step", "reason"):
             words.append(value)
         elif isinstance(value, (int, float)):
             numbers[field.name] = float(value)
@@ -125,7 +196,7 @@ class OracleRun:
     """The oracle's account, told in the same words."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.replay = Replay(scenario)
+        self.replay = Replay(scenario) if scenario.terms is None else AccountReplay(scenario)
         self._events = self._flows = 0
 
     def act(self, act: object) -> str:
@@ -150,4 +221,19 @@ class OracleRun:
                                 ("ratio", pool.ratio(marks))):
                 if value is not None:
                     numbers[f"{name} {pool.name}"] = float(value)
-        return Snapshot(answer, events, flows, numbers, tuple(book.orders))
+        if isinstance(self.replay, AccountReplay):
+            wealth = self.replay.see()
+            numbers |= {f"accrued {currency}": float(amount) for currency, amount in book.accrued.items()}
+            numbers["worth account"] = float(wealth.total_equity())
+            for name, option in book.options.items():
+                numbers[f"size {name} cross net"] = float(option.size)
+                numbers[f"entry {name} cross net"] = float(option.entry)
+            if isinstance(wealth, Portfolio):
+                for now, _ in wealth.units:
+                    name = f"{now.name} account"
+                    numbers |= {f"{charge} {name}": value for charge, value in now.charges.items()}
+                    numbers |= {f"delta {name}": now.cash_delta, f"unit {name}": now.maintenance}
+            for currency in wealth.currencies:
+                numbers |= {f"equity {currency}": float(wealth.equity(currency)),
+                            f"borrow {currency}": float(wealth.potential_borrow(currency))}
+        return Snapshot(answer, events, flows, numbers, (*book.orders, *book.spot))

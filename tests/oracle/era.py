@@ -22,8 +22,11 @@ class Era:
     """An order's loss is part of its cost, since 2024-11-08 (rule book 6.1)."""
     full_funding: bool = True
     """Funding is collected in full, since 2024-07-01 06:00 (rule book 8); before down to a ratio of 1."""
+    highest_first: bool = True
+    """Forced repayment sells the highest discount rate first, since 2024-09-06 (multi-currency, section 5.1: the newer
+    page; the day is that of its newest edition), before the lowest."""
 
 
 def era_of(time: int) -> Era:
     return Era(time >= _ms("2025-05-16"), time >= _ms("2024-11-08"), time >= _ms("2024-11-08"),
-               time >= _ms("2024-07-01T06:00"))
+               time >= _ms("2024-07-01T06:00"), time >= _ms("2024-09-06"))

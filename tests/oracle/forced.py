@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from tests.oracle.book import Book, Position
 from tests.oracle.contract import ZERO
+from tests.oracle.option import OptionPosition
 
 BREACH = 1 + Decimal("1e-20")
 """At 1 or below; the point of a leg that was solved for is 1 but for the last decimals."""
@@ -31,6 +32,28 @@ def force(book: Book, position: Position, contracts: Decimal, mark: Decimal, tim
     position.size += change
     if position.size == 0 and purse is None:
         del book.positions[position.key]
+    book.say("Reduced", time, pool, position.key, step, size=change, price=mark, pnl=pnl, fee=fee, penalty=penalty,
+             remaining=position.size, margin_ratio=ratio)
+
+
+def force_option(book: Book, position: OptionPosition, contracts: Decimal, mark: Decimal, time: int, pool: str,
+                 step: str, ratio: Decimal) -> None:
+    """Close so many options at the mark: the price changes hands; fee at most a share of it; a short pays what its
+    maintenance margin is beyond the mark (rule book of isolated margin, sections 3.3 and 7; the base is inferred).
+    """
+    option, long = position.contract, position.size > 0
+    change, coins = (-contracts if long else contracts), contracts * option.unit
+    fee = min(option.taker * coins, option.forced_cap * coins * mark)
+    base = Decimal(1) if option.call else max(Decimal(1), mark)
+    penalty = ZERO if long else option.rate_c * base * coins
+    book.book("trade", None, option.coin, coins * mark if long else -coins * mark)
+    book.book("fee", None, option.coin, -fee)
+    if penalty:
+        book.book("penalty", None, option.coin, -penalty, penalty)
+    pnl = -change * option.unit * (mark - position.entry)
+    position.size += change
+    if position.size == 0:
+        del book.options[option.symbol]
     book.say("Reduced", time, pool, position.key, step, size=change, price=mark, pnl=pnl, fee=fee, penalty=penalty,
              remaining=position.size, margin_ratio=ratio)
 

@@ -47,19 +47,17 @@ THEMES = (
 LEVERAGES = (2.0, 3.0, 5.0, 10.0, 20.0, 33.0, 50.0, 75.0, 100.0)
 
 
-def generate(mode: str, seed: int) -> Scenario:
-    """The script of a seed."""
-    return _Writer(mode, seed).scenario()
 
+class Writer:
+    begin_with, length = 4, (3, 12)
 
-class _Writer:
     def __init__(self, mode: str, seed: int) -> None:
         self.mode, self.name = mode, f"{mode} {seed}"
         self.dice = Random(f"oracle {mode} {seed}")
         self.hedge = self.dice.random() < 0.4
         begin = self.dice.choices(TIMES, (6, 2, 2))[0]
         self.start = self.time = begin + self.dice.randrange(8 * HOUR)
-        self.symbols = self.dice.choice(THEMES)
+        self.symbols: tuple[str, ...] = self.dice.choice(THEMES)
         self.contracts = {symbol: contract_of(symbol, self.time) for symbol in self.symbols}
         level = self.dice.uniform(0.6, 1.4)
         self.first = {symbol: self.tick(symbol, MARKS[symbol] * level) for symbol in self.symbols}
@@ -87,18 +85,21 @@ class _Writer:
     # ------------------------------------------------------------------ the script
 
     def scenario(self) -> Scenario:
-        for _ in range(self.dice.randint(1, 4)):
+        for _ in range(self.dice.randint(1, self.begin_with)):
             self.open()
             if self.dice.random() < 0.3:
                 self.offset()
-        for _ in range(self.dice.randint(3, 12)):
-            self.dice.choices(
-                (self.move, self.crash, self.open, self.rest, self.meet, self.close, self.cancel, self.top_up,
-                 self.releverage),
-                (8, 2, 1.5, 2.5, 2.5, 1.5, 0.7, 0.8, 0.5))[0]()
+        for _ in range(self.dice.randint(*self.length)):
+            self.step()
         self.crash()
         funding = {symbol: self.rates() for symbol in self.symbols if "-" not in symbol and self.dice.random() < 0.8}
         return Scenario(self.name, self.mode, self.hedge, self.start, self.cash, self.first, funding, tuple(self.acts))
+
+    def step(self) -> None:
+        self.dice.choices(
+            (self.move, self.crash, self.open, self.rest, self.meet, self.close, self.cancel, self.top_up,
+             self.releverage),
+            (8, 2, 1.5, 2.5, 2.5, 1.5, 0.7, 0.8, 0.5))[0]()
 
     def rates(self) -> tuple[tuple[int, float], ...]:
         first = self.start // (8 * HOUR) * 8 * HOUR + 8 * HOUR

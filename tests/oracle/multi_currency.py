@@ -1,20 +1,27 @@
 """Multi-currency margin as a judgement: one pool, all currencies (okx-multi-currency.md, sections 0 to 4).
 
-A static account; contracts are judged as in `cross`, currency by currency, and valued in USD.
+Contracts are judged as in `cross`, currency by currency, and valued in USD.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_FLOOR, Decimal
+from functools import cached_property
+from typing import Any, Self
 
 from tests.oracle import cross
-from tests.oracle.book import Book, Prices
+from tests.oracle.book import Book, Prices, SpotOrder
 from tests.oracle.contract import ONE, ZERO
+from tests.oracle.unit import UnitTerms
 
 Discounts = tuple[tuple[Decimal, Decimal], ...]
 """(marginal upper bound in coin, rate)."""
+
+
+LAST_DIGIT = 1 + Decimal("1e-25")
+"""A debt repaid down to a ceiling is in the tier below it, whatever a division left in the last decimals."""
 
 
 @dataclass(frozen=True)
@@ -23,80 +30,189 @@ class BorrowRow:
     maintenance: Decimal
     initial: Decimal
 
+    @property
+    def leverage(self) -> Decimal:
+        """The largest setting: 1 / initial rate, cut to two digits as the venue prints it (section 4.3)."""
+        return (ONE / self.initial).quantize(Decimal("0.01"), ROUND_FLOOR)
+
 
 @dataclass(frozen=True)
-class Wealth:
-    """What the whole account stands for: the book, USD prices, discounts, and how debts are margined."""
+class Terms:
+    """What the venue says, and what the owner chose: tables by currency, all of them data.
 
-    book: Book
-    marks: Prices
-    usd: Mapping[str, Decimal]
+    `quotas`: (coins that cost no interest, currencies whose positive equity comes on top). `yearly`: interest.
+    """
+
     discounts: Mapping[str, Discounts]
     borrow: Mapping[str, tuple[BorrowRow, ...]]
     leverage: Mapping[str, Decimal]
-    spot_taker: Decimal
-    interest: Mapping[str, Decimal] = field(default_factory=dict)
+    taker: Decimal
+    maker: Decimal = ZERO
+    auto: bool = True
+    quotas: Mapping[str, tuple[Decimal, tuple[str, ...]]] = field(default_factory=dict)
+    limits: Mapping[str, Decimal] = field(default_factory=dict)
+    yearly: Mapping[str, Decimal] = field(default_factory=dict)
+    units: Mapping[str, UnitTerms] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """In portfolio margin: rows by coin, and before the merge the side whose unit the spot of a coin was told to join:
+    USDT, USDC or the coin."""
+    ladder: Any = None
 
+    def row(self, currency: str, owed: Decimal) -> BorrowRow:
+        """The tier that a debt reaches; its rates are those of all of it (section 4.2, inferred there)."""
+        return next(row for row in self.borrow[currency] if owed <= row.ceiling * LAST_DIGIT)
+
+
+@dataclass(frozen=True)
+class Wealth:
+    """What the whole account stands for at these prices: marks by symbol, USD prices by "BTC/USD"."""
+
+    book: Book
+    prices: Prices
+    terms: Terms
+
+    @cached_property
     def currencies(self) -> list[str]:
-        settled = {held.contract.settle for held in self.book.positions.values()}
-        return sorted({*self.book.cash, *settled, *(o.contract.settle for o in self.book.orders.values())})
+        book = self.book
+        settled = {held.contract.settle for held in book.positions.values()}
+        settled |= {order.contract.settle for order in book.orders.values()}
+        given = {order.gives()[0] for order in book.spot.values()}
+        return sorted({*book.cash, *settled, *given})
+
+    def usd(self, currency: str) -> Decimal:
+        return self.prices[f"{currency}/USD"]
+
+    # ------------------------------------------------------------------ a currency, in coins of it
+
+    def own(self, currency: str) -> Decimal:
+        """Cash, less the interest accrued and not deducted yet."""
+        return self.book.cash.get(currency, ZERO) - self.book.accrued.get(currency, ZERO)
+
+    def upl(self, currency: str) -> Decimal:
+        return cross.upl(self.book, currency, self.prices)
+
+    @cached_property
+    def _equity(self) -> dict[str, Decimal]:
+        return {c: self.own(c) + self.upl(c) + self.option_value(c) for c in self.currencies}
+
+    @cached_property
+    def _fees(self) -> dict[str, Decimal]:
+        return {c: cross.order_fees(self.book, c, self.prices) for c in self.currencies}
 
     def equity(self, currency: str) -> Decimal:
         """Cash + cross upl - interest accrued and not deducted (section 1)."""
-        cash = self.book.cash.get(currency, ZERO) - self.interest.get(currency, ZERO)
-        return cash + cross.upl(self.book, currency, self.marks)
+        return self._equity.get(currency, ZERO)
+
+    def fees(self, currency: str) -> Decimal:
+        """Estimated fees of open contract orders."""
+        return self._fees.get(currency, ZERO)
+
+    def option_value(self, currency: str) -> Decimal:
+        """Backs the account in portfolio margin only (no options here)."""
+        return ZERO
 
     def frozen(self, currency: str) -> Decimal:
-        """Estimated fees of contract orders (section 1): no spot orders, options, isolated orders here."""
-        return cross.order_fees(self.book, currency, self.marks)
+        """What spot orders give, and fees of contract orders (section 1): no options, isolated orders here."""
+        given = (order.gives() for order in self.book.spot.values())
+        return self.fees(currency) + sum((amount for name, amount in given if name == currency), ZERO)
+
+    def available_balance(self, currency: str) -> Decimal:
+        """Without profit that is not realised (section 1)."""
+        return max(ZERO, self.own(currency) - self.frozen(currency))
+
+    def available_equity(self, currency: str) -> Decimal:
+        return max(ZERO, self.equity(currency) - self.frozen(currency))
 
     def potential_borrow(self, currency: str) -> Decimal:
         """|min(0, eq - frozen)| (section 4.2)."""
         return max(ZERO, self.frozen(currency) - self.equity(currency))
 
-    def discounted(self, currency: str) -> Decimal:
-        """A holding slice by slice, beyond the last bound nothing; a debt in full (section 3.1)."""
-        equity, price = self.equity(currency), self.usd[currency]
-        if equity <= 0:
-            return equity * price
+    def liability(self, currency: str) -> Decimal:
+        return max(ZERO, -self.equity(currency))
+
+    def worth(self, currency: str, amount: Decimal) -> Decimal:
+        """A holding slice by slice, beyond the last bound nothing; a debt in full (section 3.1): USD."""
+        price = self.usd(currency)
+        if amount <= 0:
+            return amount * price
         total, below = ZERO, ZERO
-        for bound, rate in self.discounts[currency]:
-            total += max(ZERO, min(equity, bound) - below) * rate
+        for bound, rate in self.terms.discounts[currency]:
+            total += max(ZERO, min(amount, bound) - below) * rate
             below = bound
         return total * price
 
-    def row(self, currency: str) -> BorrowRow:
-        """The tier that the whole debt reaches (section 4.2, inferred there)."""
-        return next(row for row in self.borrow[currency] if self.potential_borrow(currency) <= row.ceiling)
+    def discounted(self, currency: str) -> Decimal:
+        return self.worth(currency, self.equity(currency))
 
+    @cached_property
     def debts(self) -> list[tuple[Decimal, BorrowRow, Decimal]]:
         """(USD owed or to be owed, its tier, leverage setting of the currency)."""
-        owing = [currency for currency in self.currencies() if self.potential_borrow(currency)]
-        return [(self.potential_borrow(c) * self.usd[c], self.row(c), self.leverage[c]) for c in owing]
+        rows = []
+        for currency in self.currencies:
+            owed = self.potential_borrow(currency)
+            if owed:
+                row = self.terms.row(currency, owed)
+                rows.append((owed * self.usd(currency), row, self.terms.leverage[currency]))
+        return rows
 
     # ------------------------------------------------------------------ the account, in USD
 
     def total_equity(self) -> Decimal:
-        return sum((self.equity(c) * self.usd[c] for c in self.currencies()), ZERO)
+        return sum((self.equity(c) * self.usd(c) for c in self.currencies), ZERO)
+
+    def order_loss(self) -> Decimal:
+        """What adjusted equity would lose if all resting spot orders were filled at their prices, discount tiers judged
+        anew; zero or more (section 2; evaluation inferred there, the taker fee by the engine's documented reading).
+        """
+        moves: dict[str, Decimal] = {}
+        for order in self.book.spot.values():
+            (out, less), (into, more) = order.gives(), order.takes(self.terms.taker)
+            moves[out] = moves.get(out, ZERO) - less
+            moves[into] = moves.get(into, ZERO) + more
+        change = sum((self.worth(c, self.equity(c) + move) - self.worth(c, self.equity(c))
+                      for c, move in moves.items()), ZERO)
+        return max(ZERO, -change)
 
     def adjusted_equity(self) -> Decimal:
-        """Discounted equities less the fees of open orders (section 2)."""
-        return sum((self.discounted(c) - self.frozen(c) * self.usd[c] for c in self.currencies()), ZERO)
+        """Discounted equities less spot order loss and the fees of open orders (section 2)."""
+        return sum((self.discounted(c) - self.fees(c) * self.usd(c) for c in self.currencies), ZERO) - self.order_loss()
+
+    def _of_contracts(self, of: object) -> Decimal:
+        assert callable(of)
+        return sum((of(self.book, c, self.prices) * self.usd(c) for c in self.currencies), ZERO)
 
     def initial(self) -> Decimal:
         """Contracts and their orders; a debt / leverage, at least its tier's rate (section 4.2)."""
-        contracts = sum((cross.initial(self.book, c, self.marks) * self.usd[c] for c in self.currencies()), ZERO)
-        return contracts + sum((owed * max(ONE / leverage, row.initial) for owed, row, leverage in self.debts()), ZERO)
+        debts = (owed * max(ONE / leverage, row.initial) for owed, row, leverage in self.debts)
+        return self._of_contracts(cross.initial) + sum(debts, ZERO)
 
     def maintenance(self) -> Decimal:
-        contracts = sum((cross.maintenance(self.book, c, self.marks) * self.usd[c] for c in self.currencies()), ZERO)
-        return contracts + sum((owed * row.maintenance for owed, row, _ in self.debts()), ZERO)
+        debts = (owed * row.maintenance for owed, row, _ in self.debts)
+        return self._of_contracts(cross.maintenance) + sum(debts, ZERO)
 
     def fee(self) -> Decimal:
         """Debt x (1 + maintenance rate) x spot taker, contracts at mark x taker (section 0)."""
-        contracts = sum((cross.closing_fee(self.book, c, self.marks) * self.usd[c] for c in self.currencies()), ZERO)
-        return contracts + sum((owed * (1 + row.maintenance) * self.spot_taker for owed, row, _ in self.debts()), ZERO)
+        debts = (owed * (1 + row.maintenance) * self.terms.taker for owed, row, _ in self.debts)
+        return self._of_contracts(cross.closing_fee) + sum(debts, ZERO)
+
+    def required(self) -> Decimal:
+        return self.maintenance() + self.fee()
 
     def ratio(self) -> Decimal | None:
-        required = self.maintenance() + self.fee()
+        required = self.required()
         return self.adjusted_equity() / required if required else None
+
+    def opening_margin(self) -> Decimal:
+        """What opening orders of contracts add to the initial margin."""
+        return self._of_contracts(cross.order_initial)
+
+    def free(self) -> Decimal:
+        """What orders may still use (section 6: adjusted equity >= initial margin)."""
+        return self.adjusted_equity() - self.initial()
+
+    def but(self, **changes: Any) -> Self:
+        """The same with a book that differs."""
+        return replace(self, book=replace(self.book, **changes))
+
+    def with_spot(self, order: SpotOrder) -> Self:
+        return self.but(spot={**self.book.spot, order.id: order})

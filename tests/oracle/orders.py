@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from tests.oracle import cross
@@ -23,22 +23,27 @@ class Refused:
 def with_order(book: Book, order: Order) -> Book:
     """The book as if the order rested (in the place of its former self)."""
     orders = {**book.orders, order.id: order}
-    return Book(book.cash, book.positions, orders, era=book.era)
+    return replace(book, orders=orders)
+
+
+def cut(book: Book, order: Order) -> Order | Refused:
+    """A closing order is cut to the position (DEMO-OVER-CLOSE-CLIP-1)."""
+    held = book.positions.get(order.key)
+    if held is None or held.size == 0 or (held.size > 0) == order.buy:
+        return Refused("nothing to close")
+    order = copy(order)
+    order.size = min(order.size, abs(held.size))
+    return order
 
 
 def check(book: Book, order: Order, marks: Prices, filling: bool = False) -> Order | Refused:
-    """The order as the venue takes it: closing orders are cut to the position (DEMO-OVER-CLOSE-CLIP-1).
+    """The order as the venue takes it, or why not.
 
     At submission what earlier orders use up of a position is not there (rule book 6.2 counts all sells of a long); at
     its fill an order meets the position before those that still rest.
     """
-    held = book.positions.get(order.key)
     if order.only_closes:
-        if held is None or held.size == 0 or (held.size > 0) == order.buy:
-            return Refused("nothing to close")
-        order = copy(order)
-        order.size = min(order.size, abs(held.size))
-        return order
+        return cut(book, order)
     if order.leverage > order.contract.tiers[0].leverage:
         return Refused("leverage")  # 59102
     part = opens(book, order, filling)
@@ -91,15 +96,23 @@ def free_margin(book: Book, currency: str, marks: Prices) -> Decimal:
 
 def fill(book: Book, order: Order, size: Decimal, price: Decimal, maker: bool, marks: Prices,
          time: int) -> Refused | None:
-    """Trade: first against the position it meets, then open the rest. A refused order is withdrawn."""
+    """Trade, if the order is still taken. A refused order is withdrawn."""
     asked = copy(order)
     asked.size, asked.price = size, price
     answer = check(book, asked, marks, filling=True)
     if isinstance(answer, Refused):
         book.orders.pop(order.id, None)
         return answer
+    trade(book, order, answer.size, size, price, maker)
+    currency = order.contract.settle
+    refund_cash(book, currency, time, currency, order.contract.value(size, price))
+    return None
+
+
+def trade(book: Book, order: Order, taken: Decimal, size: Decimal, price: Decimal, maker: bool) -> None:
+    """First against the position it meets, then open the rest. `taken` of the `size` that came off the order."""
     rate = order.contract.maker if maker else order.contract.taker
-    held, left = book.positions.get(order.key), answer.size
+    held, left = book.positions.get(order.key), taken
     if held is not None and held.size and (held.size > 0) != order.buy:
         closing = min(left, abs(held.size))
         close(book, held, closing, price, rate)
@@ -111,9 +124,6 @@ def fill(book: Book, order: Order, size: Decimal, price: Decimal, maker: bool, m
         resting.size -= size
         if resting.size <= 0:
             del book.orders[order.id]
-    currency = order.contract.settle
-    refund_cash(book, currency, time, currency, order.contract.value(size, price))
-    return None
 
 
 def close(book: Book, held: Position, size: Decimal, price: Decimal, rate: Decimal) -> None:

@@ -12,7 +12,17 @@ from tests.oracle.contract import ONE, ZERO, Contract, exact
 from tests.oracle.crossing import first_below
 from tests.oracle.era import era_of
 from tests.oracle.forced import refund_cash
-from tests.oracle.scenario import AddMargin, Cancel, FillResting, Move, Scenario, SetLeverage, Trade, contract_of
+from tests.oracle.scenario import (
+    RIGHTS,
+    AddMargin,
+    Cancel,
+    FillResting,
+    Move,
+    Scenario,
+    SetLeverage,
+    Trade,
+    contract_of,
+)
 
 WARNING, LIQUIDATION = Decimal(3), Decimal(1)
 JUST_SAFE = 1 + Decimal("1e-9")
@@ -33,6 +43,8 @@ class Pool:
     holds: bool = True
     """Some position: a currency with orders alone is not judged (the engine's choice; the books do not say)."""
     kinks: tuple[tuple[str, Decimal], ...] = ()
+    straight: bool = True
+    """A closed form may exist: neither discount nor borrow tiers bend the way."""
 
     def required(self, marks: Prices) -> Decimal:
         return self.maintenance(marks) + self.fee(marks)
@@ -46,7 +58,8 @@ class Replay:
     """An account that follows a script by the oracle's rules."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.contracts = {symbol: contract_of(symbol, scenario.time) for symbol in scenario.marks}
+        contracts = (name for name in scenario.marks if ":" in name and name[-2:] not in RIGHTS)
+        self.contracts = {symbol: contract_of(symbol, scenario.time) for symbol in contracts}
         self.book = Book({currency: exact(amount) for currency, amount in scenario.cash.items()},
                          era=era_of(scenario.time))
         self.shortfall = ZERO
@@ -61,7 +74,7 @@ class Replay:
         """Do one act of the script; the word says how the venue answered."""
         answer: orders.Refused | None = None
         if isinstance(act, Move):
-            self.advance(act.time, {symbol: exact(price) for symbol, price in act.marks.items()}, act.jump)
+            self.advance(act.time, {name: exact(price) for name, price in act.told().items()}, act.jump)
         elif isinstance(act, Trade) and act.rest:
             order = self._order(act)
             checked = orders.check(self.book, order, self.marks)

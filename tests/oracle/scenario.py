@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 
 from bt_margin.rules.book import load_rules
-from tests.oracle.contract import Contract, TierRow, exact
+from tests.oracle.contract import Contract, TierRow, exact, ms_of
+from tests.oracle.multi_currency import Terms
+from tests.oracle.option import Option
+from tests.oracle.unit import UnitTerms
+
+BOOK = load_rules("okx")
+HOUR = 3_600_000
+RIGHTS = ("-C", "-P")
 
 
 @dataclass(frozen=True)
 class Move:
-    """All marks go to these: in a straight line, or at once (`jump`, the gap between two bars)."""
+    """All marks (and prices of spot pairs, indexes, forwards) go to these: in a straight line, or at once (`jump`, the
+    gap between two bars).
+    """
 
     time: int
     marks: Mapping[str, float]
     jump: bool
+    indexes: Mapping[str, float] = field(default_factory=dict)
+    forwards: Mapping[str, float] = field(default_factory=dict)
+
+    def told(self) -> dict[str, float]:
+        """Everything by one name each: the forward of an expiry may be called as the future is."""
+        return {**self.marks, **self.indexes, **forwards_of(self), "time": self.time}
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,9 @@ Act = Move | Trade | FillResting | Cancel | AddMargin | SetLeverage
 
 @dataclass(frozen=True)
 class Scenario:
-    """`funding` holds (time, rate) by symbol; rates are settled by whoever replays."""
+    """`funding` holds (time, rate) by symbol; rates are settled by whoever replays. `terms`: of a whole account, its
+    currencies, what they count for and what owing them costs; `indexes` are then their USD prices, "BTC/USD".
+    """
 
     name: str
     mode: str
@@ -74,11 +93,18 @@ class Scenario:
     marks: Mapping[str, float]
     funding: Mapping[str, tuple[tuple[int, float], ...]]
     acts: tuple[Act, ...]
+    indexes: Mapping[str, float] = field(default_factory=dict)
+    forwards: Mapping[str, float] = field(default_factory=dict)
+    terms: Terms | None = None
+
+
+def forwards_of(source: Move | Scenario) -> dict[str, float]:
+    return {f"forward {name}": price for name, price in source.forwards.items()}
 
 
 def contract_of(symbol: str, time: int) -> Contract:
     """The venue's figures of a contract that day: data, read from the rule tables. The arithmetic is the oracle's."""
-    rules = load_rules("okx").as_of(time, "nearest")
+    rules = BOOK.as_of(time, "nearest")
     listed, fees = rules.instrument(symbol), rules.fees("future" if "-" in symbol else "swap")
     rows = tuple(TierRow(exact(row.max_size), exact(row.maintenance), exact(row.max_leverage))
                  for row in rules.tiers(symbol).rows)
@@ -86,3 +112,30 @@ def contract_of(symbol: str, time: int) -> Contract:
         symbol, listed.settle, listed.base, listed.settle != listed.base, exact(listed.contract_size),
         exact(listed.lot), exact(listed.tick), exact(fees.taker), exact(fees.maker), rows,
     )
+
+
+def spot_of(symbol: str, time: int) -> tuple[str, str, Decimal]:
+    """(base, quote, lot) of a spot pair that day."""
+    base, _, quote = symbol.partition("/")
+    return base, quote, exact(BOOK.as_of(time, "nearest").instrument(symbol).lot)
+
+
+def option_of(symbol: str, time: int) -> Option:
+    """The venue's figures of an option that day."""
+    rules = BOOK.as_of(time, "nearest")
+    listed, fees = rules.instrument(symbol), rules.fees("option")
+    row = rules.option(listed.base)
+    assert listed.settle == listed.base
+    assert row.factors == ((math.inf, 1.0),)
+    _, day, strike, right = symbol.split("-")
+    return Option(
+        symbol, listed.base, right == "C", float(strike), ms_of(day), exact(listed.contract_size), exact(listed.lot),
+        exact(fees.taker), exact(row.fee_cap), exact(row.liquidation_fee_cap), exact(row.c),
+    )
+
+
+def unit_terms(coin: str, time: int) -> UnitTerms:
+    """Rows of the portfolio table that day; two coins have options."""
+    rules = BOOK.as_of(time, "nearest")
+    return UnitTerms(rules.portfolio(coin), rules.portfolio_options(coin) if coin in ("BTC", "ETH") else None,
+                     rules.portfolio_depeg(coin))

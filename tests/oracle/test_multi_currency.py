@@ -11,7 +11,7 @@ from bt_margin import PositionBuilder
 from bt_margin.model.assessment import AccountReport
 from tests.oracle.book import Book, Order, Position
 from tests.oracle.contract import Contract, exact
-from tests.oracle.multi_currency import BorrowRow, Wealth
+from tests.oracle.multi_currency import BorrowRow, Terms, Wealth
 from tests.oracle.scenario import contract_of
 
 BOOKS = 80
@@ -67,21 +67,20 @@ def wealth(book: dict[str, Any]) -> Wealth:
     for number, row in enumerate(book["orders"]):
         account.orders[number] = Order(number, CONTRACTS[row["symbol"]], row["side"] == "buy", exact(row["amount"]),
                                        exact(row["price"]), "cross", "net", exact(row["leverage"]), False)
-    return Wealth(
-        account,
-        {s: exact(p) for s, p in book["prices"]["mark"].items()},
-        {pair.partition("/")[0]: exact(p) for pair, p in book["prices"]["index"].items()},
+    account.accrued = {c: exact(x) for c, x in book["borrow"]["interest"].items()}
+    terms = Terms(
         {c: tuple((exact(b), exact(r)) for b, r in rows) for c, rows in book["discounts"].items()},
         {c: tuple(BorrowRow(*map(exact, row)) for row in rows) for c, rows in book["borrow_tiers"].items()},
         {c: exact(x) for c, x in book["borrow"]["leverage"].items()},
         exact(0.001),  # spot taker, level 1 (rule book of isolated margin, section 10)
-        {c: exact(x) for c, x in book["borrow"]["interest"].items()},
     )
+    return Wealth(account, {name: exact(p) for kind in ("mark", "index") for name, p in book["prices"][kind].items()},
+                  terms)
 
 
 def check(report: AccountReport, told: Wealth) -> bool:
     """Every number within 1e-9 of the account; True: something is owed."""
-    size = sum(abs(told.equity(c)) * told.usd[c] for c in told.currencies())
+    size = sum(abs(told.equity(c)) * told.usd(c) for c in told.currencies)
 
     def close(found: float | None, expected: Any, scale: Any = size) -> None:
         assert (found is None) == (expected is None)
@@ -95,14 +94,14 @@ def check(report: AccountReport, told: Wealth) -> bool:
     ):
         close(found, expected)
     close(totals.margin_ratio, told.ratio(), 1)
-    assert [row.currency for row in report.currencies] == told.currencies()
+    assert [row.currency for row in report.currencies] == told.currencies
     for row in report.currencies:
-        scale = size / told.usd[row.currency]
+        scale = size / told.usd(row.currency)
         close(row.equity, told.equity(row.currency), scale)
         close(row.potential_borrow, told.potential_borrow(row.currency), scale)
         close(row.liability, max(-told.equity(row.currency), 0), scale)
         close(row.discounted_equity_usd, told.discounted(row.currency))
-    return bool(told.debts())
+    return bool(told.debts)
 
 
 @pytest.mark.parametrize("part", range(2))

@@ -1,0 +1,183 @@
+"""Scripts for an account that stands behind its debts: coins at a discount, spot on credit, contracts, interest."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tests.oracle.contract import exact
+from tests.oracle.generator import LEVERAGES, MARKS, Writer
+from tests.oracle.multi_currency import BorrowRow, Terms
+from tests.oracle.scenario import BOOK, FillResting, Move, Scenario, Trade, spot_of
+
+COINS = {"BTC": 110_000.0, "ETH": 4_000.0, "SOL": 200.0, "USDT": 1.0}
+SPOT = tuple(f"{coin}/USDT" for coin in ("BTC", "ETH", "SOL"))
+SETTINGS = (2.0, 3.0, 5.0, 8.0)
+ENDLESS = exact(10**15)
+"""The last borrow tier: no loss leaves the table."""
+BEST = {"USDT": 1.0, "BTC": 0.98, "ETH": 0.97, "SOL": 0.9}
+
+
+class AccountWriter(Writer):
+    """As `Writer`, with what an account holds drawn first, and spot orders among the acts."""
+
+    begin_with, length = 3, (2, 8)
+    falls = (0.05, 0.15, 0.3, 0.6)
+
+    def __init__(self, mode: str, seed: int) -> None:
+        super().__init__(mode, seed)
+        dice = self.dice
+        self.worth, self.room = 10 ** dice.uniform(3.5, 6.8), 1.0
+        coins = {self.contracts[symbol].coin for symbol in self.symbols}
+        level = {coin: dice.uniform(0.6, 1.4) for coin in COINS}
+        for symbol in self.symbols:  # the contracts of a coin stand about its index
+            self.first[symbol] = self.tick(symbol, MARKS[symbol] * level.get(self.contracts[symbol].coin, 1.0))
+        self.index = {f"{c}/USD": round(price * level[c], 4) for c, price in COINS.items()}
+        self.index["USDT/USD"] = round(dice.choice((1.0, 1.0, dice.uniform(0.97, 1.01))), 5)
+        self.pairs = [pair for pair in SPOT if pair.partition("/")[0] in coins or dice.random() < 0.4] or [SPOT[0]]
+        for pair in self.pairs:
+            self.first[pair] = self.spot_price(pair)
+        self.marks = dict(self.first)
+        self.first_index = dict(self.index)
+        self.terms = terms(dice, self.worth, self.index, self.start)
+        held = dice.sample(sorted(COINS), dice.randint(1, 4))
+        shares = [dice.random() for _ in held]
+        self.cash = {c: round(self.worth * share / sum(shares) / self.index[f"{c}/USD"], 6)
+                     for c, share in zip(held, shares, strict=True)}
+
+    def margin_mode(self) -> str:
+        return "cross"
+
+    def spot_price(self, pair: str) -> float:
+        coin = pair.partition("/")[0]
+        return round(self.index[f"{coin}/USD"] / self.index["USDT/USD"] * self.dice.uniform(0.999, 1.001), 4)
+
+    def scenario(self) -> Scenario:
+        for _ in range(self.dice.randint(0, 2)):
+            self.spot()
+        told = super().scenario()
+        return Scenario(told.name, told.mode, told.hedge, told.time, told.cash, told.marks, told.funding, told.acts,
+                        indexes=self.first_index, terms=self.terms)
+
+    def step(self) -> None:
+        self.dice.choices(
+            (self.move, self.crash, self.open, self.spot, self.rest, self.meet, self.close, self.cancel,
+             self.releverage, self.wait),
+            (5, 4, 1.5, 2, 2, 2, 1.2, 0.5, 0.4, 1.0))[0]()
+
+    def trade(self, *, rest: bool = False) -> Trade:
+        symbol = self.dice.choice(self.symbols)
+        contract, buy = self.contracts[symbol], self.dice.random() < 0.5
+        side = ("long" if buy else "short") if self.hedge else "net"
+        leverage = self.leverage.setdefault((symbol, "cross", side), self.dice.choice(LEVERAGES))
+        price = self.near(symbol, buy, rest)
+        one = float(contract.value(exact(1), exact(price))) * self.index[f"{contract.settle}/USD"]
+        size = self.lots(symbol, self.worth * self.take() * min(leverage, 20.0) / one)
+        self.ids += 1
+        return Trade(self.ids, symbol, buy, size, price, "cross", side, leverage, rest=rest)
+
+    def take(self) -> float:
+        """Some of what may still be used of the account, as far as that is known; now and then too much. A refusal is
+        soon compared, and the engine's search for the largest size that would have been taken costs most of the time.
+        """
+        if self.dice.random() < 0.12:
+            return self.dice.uniform(0.3, 1.5)
+        much = self.dice.uniform(0.5, 0.95)
+        share = self.room * self.dice.choice((self.dice.uniform(0.05, 0.5), much, much, 0.003))
+        self.room -= share
+        return share
+
+    def spot_trade(self, *, rest: bool = False) -> Trade:
+        pair, buy = self.dice.choice(self.pairs), self.dice.random() < 0.5
+        away = self.dice.uniform(-0.005, 0.05) if rest else 0.0
+        price = round(self.marks[pair] * (1 - away if buy else 1 + away), 4)
+        coin, _, lot = spot_of(pair, self.start)
+        share = self.dice.choice((self.dice.uniform(0.02, 0.4), 1.5 * self.take(), 0.001))
+        lots = int(exact(round(self.worth * share / self.index[f"{coin}/USD"], 8)) / lot)
+        self.ids += 1
+        return Trade(self.ids, pair, buy, float(max(lots, 1) * lot), price, "cross", "net", 1.0, rest=rest)
+
+    def spot(self) -> None:
+        self.acts.append(self.spot_trade())
+
+    def crash(self) -> None:
+        """Coins part: some fall far enough to end the account, others stay or rise."""
+        away = self.dice.choice((-1, 1)) * self.dice.choice(self.falls) * self.dice.uniform(0.5, 1.5)
+        marks = {}
+        for symbol in self.symbols:
+            own = away * self.dice.choice((1.0, 1.0, 0.5, -0.3)) + self.dice.gauss(0, 0.003)
+            marks[symbol] = self.tick(symbol, self.marks[symbol] * max(0.1, 1 + own))
+        self.acts.append(self.to(marks, self.dice.random() < 0.3))
+
+    def offset(self) -> None:
+        if self.acts and isinstance(last := self.acts[-1], Trade) and last.symbol in self.contracts:
+            super().offset()
+
+    def rest(self) -> None:
+        if self.dice.random() < 0.4:
+            trade = self.spot_trade(rest=True)
+            self.resting[trade.id] = trade
+            self.acts.append(trade)
+        else:
+            super().rest()
+
+    def meet(self) -> None:
+        """A spot order fills wherever its limit is."""
+        spots = sorted(number for number, trade in self.resting.items() if trade.symbol in self.pairs)
+        if not spots or self.dice.random() < 0.5:
+            contracts = {number: trade for number, trade in self.resting.items() if number not in spots}
+            if contracts:
+                resting, self.resting = self.resting, contracts
+                super().meet()
+                self.resting = {n: t for n, t in resting.items() if n in spots or n in contracts}
+            return
+        trade = self.resting[self.dice.choice(spots)]
+        lot = spot_of(trade.symbol, self.start)[2]
+        part = self.dice.choice((1.0, 1.0, 0.5))
+        lots = max(int(exact(trade.size) * exact(part) / lot), 1)
+        self.acts.append(FillResting(trade.id, float(lots * lot)))
+        if part == 1.0:
+            del self.resting[trade.id]
+
+    def wait(self) -> None:
+        """Hours pass, little moves."""
+        self.acts.append(self.to(dict(self.marks), False, self.dice.choice((3, 8, 30))))
+
+    def to(self, marks: dict[str, float], jump: bool, hours: int = 0) -> Move:
+        """Indexes follow the contracts of their coin, others a little; spot follows the index."""
+        dice = self.dice
+        for coin in ("BTC", "ETH", "SOL"):
+            own = [s for s in self.symbols if self.contracts[s].coin == coin and self.marks[s] != marks[s]]
+            factor = marks[own[0]] / self.marks[own[0]] if own else 1 + dice.choice((0.0, dice.gauss(0, 0.01)))
+            self.index[f"{coin}/USD"] = max(round(self.index[f"{coin}/USD"] * factor, 4), 0.01)
+        if dice.random() < 0.1:
+            self.index["USDT/USD"] = round(dice.uniform(0.9, 1.01), 5)
+        prices = {**marks, **{pair: self.spot_price(pair) for pair in self.pairs}}
+        told = super().to(prices, jump)
+        self.time += hours * 3_600_000
+        return Move(self.time, told.marks, jump, dict(self.index))
+
+
+def terms(dice: Random, worth: float, index: dict[str, float], time: int) -> Terms:
+    """Tables cut to the size of the account, so that it crosses them; quotas and limits are the venue's that day."""
+    rules = BOOK.as_of(time, "nearest")
+    discounts, borrow = {}, {}
+    for coin, best in BEST.items():
+        own = worth / index[f"{coin}/USD"]
+        first, step = best - dice.choice((0.0, dice.uniform(0, 0.3))), dice.choice((0.0, 0.02, 0.1))
+        bounds = [0.4, 0.9, 2.0, 50.0]
+        discounts[coin] = tuple((exact(round(own * bound, 6)), exact(round(max(first - step * k, 0.0), 4)))
+                                for k, bound in enumerate(bounds))
+        ceilings = [exact(round(own * share, 6)) for share in (0.2, 0.6, 1.5, 4.0)] + [ENDLESS]
+        low = dice.choice((0.02, 0.03, 0.05))
+        borrow[coin] = tuple(BorrowRow(top, exact(round(low + 0.01 * k, 4)), exact(round(0.1 + 0.03 * k, 4)))
+                             for k, top in enumerate(ceilings))
+    quotas = {coin: rules.free_quota(coin) for coin in (*COINS, "USDC")}
+    return Terms(
+        discounts, borrow, {coin: exact(dice.choice(SETTINGS)) for coin in COINS}, exact(rules.fees("spot").taker),
+        exact(rules.fees("spot").maker), dice.random() < 0.65,
+        {coin: (exact(row.amount), row.enlarged_by) for coin, row in quotas.items()},
+        {coin: exact(rules.borrow_limit(coin)) for coin in (*COINS, "USDC")},
+        {coin: exact(round(dice.choice((0.05, 0.3, 1.0, 5.0)), 4)) for coin in COINS},
+    )
+
+

@@ -1,0 +1,117 @@
+"""What the independent oracle found in the modes of a whole account, each on as few figures as show it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bt_margin.engine.builder import parse_time
+from bt_margin.engine.debts import charge_hour
+from bt_margin.engine.engine import MarginEngine
+from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.market import Market
+from bt_margin.modes import borrow, mode_named
+from bt_margin.modes.base import Convert
+from bt_margin.modes.conversion import convert_collateral, gross, penalty_rate
+from bt_margin.modes.valuation import forced_size
+from tests.unit.whole import HOUR, OKX, PAPER, SWAP, TIME, engine, events, moved, names, trade
+
+INVERSE = "BTC/USD:BTC"
+CALL = "BTC/USD:BTC-260327-60000-C"
+
+
+def test_a_debt_repaid_down_to_a_ceiling_is_in_the_tier_below() -> None:
+    """0.8 - (0.8 - 0.3) is more than 0.3: by a float the debt stayed in the dearer tier, and was converted again."""
+    book = PAPER.overlay(borrow_tiers={"BTC": [[0.3, 0.02, 0.1], [1.0, 0.05, 0.2]]})
+    tiers = book.as_of(TIME, "nearest").borrow("BTC")
+    owed = 0.8 - borrow.reduction(0.8, tiers)
+    assert owed > 0.3
+    assert borrow.rates(owed, tiers) == (0.02, 0.1)
+    assert borrow.reduction(owed, tiers) == owed  # the rest of it whole
+    assert borrow.rates(0.3001, tiers) == (0.05, 0.2)
+
+
+def test_what_was_repaid_down_to_the_quota_is_not_repaid_again() -> None:
+    quota = 0.3
+    owed = 0.8 - borrow.forced_repayment(0.8, quota, 0.5, auto=False)
+    assert owed > quota  # by a float
+    assert borrow.forced_repayment(owed, quota, 0.5, auto=False) == 0.0
+
+
+def test_a_coin_that_cannot_pay_for_all_of_a_tier_is_sold_whole() -> None:
+    """70,000 USDT are asked, at the penalty of tier 2 (8 %); what 0.3 BTC pay for falls in tier 1 (2 %)."""
+    book = PAPER.overlay(borrow_tiers={"USDT": [[20_000, 0.02, 0.1], [100_000, 0.08, 0.2]]})
+    for coins, bought in ((0.3, 18_000 / (1.02 * 1.001)), (0.35, 20_000.0), (1.3, 70_000.0)):
+        e = engine({"USDT": -90_000.0, "BTC": coins}, leverage={"USDT": 2.0}, book=book)
+        (pool,) = e.mode.pools(e.account)
+        (one,) = convert_collateral(pool, e.market, e.rules)
+        assert isinstance(one, Convert)
+        assert one.amount == pytest.approx(bought, rel=1e-12)
+        assert one.amount + sum(gross(one, penalty_rate(one, e.rules), 0.001)) <= coins * 60_000 * (1 + 1e-12)
+
+
+def test_a_cut_in_a_coin_is_weighed_in_usd() -> None:
+    """Before 2025-05 a position of tier 3 or above came down two tiers while the first tier's rate would do. Of an
+    inverse contract the relief is coins, the account's gap USD."""
+    time = parse_time("2024-08-01T00:00:00Z", "")
+    rules = PAPER.as_of(time, "nearest")
+    tiers = rules.tiers(INVERSE)
+    account = Account({"BTC": 1.0})
+    size = tiers.rows[3].max_size
+    account.adopt(Position(rules.instrument(INVERSE), "cross", "net", size, 60_000.0, 10.0))
+    market = Market(time, {INVERSE: 60_000.0}, {INVERSE: 60_000.0}, {"BTC/USD": 60_000.0})
+    (pool,) = mode_named("multi-currency").pools(account)
+    (position,) = account.positions.values()
+    relief = size * 100.0 * (tiers.rows[3].maintenance - tiers.rows[0].maintenance)
+    assert forced_size(position, pool, market, rules, -0.9 * relief) == size - tiers.rows[1].max_size
+    assert forced_size(position, pool, market, rules, -1.1 * relief) == size
+
+
+def test_what_a_forced_order_leaves_owed_is_said_at_once() -> None:
+    e = engine({"USDT": 1_000.0, "BTC": 1.0})
+    trade(e, SWAP, "buy", 450.0)
+    moved(e, btc=49_000.0)
+    told = names(e)
+    assert "Reduced" in told
+    assert told.index("Borrowed") == told.index("Reduced") + told.count("Reduced")
+    assert events(e, "Borrowed")[0].time == events(e, "Reduced")[-1].time
+
+
+def test_a_long_option_makes_up_for_a_loss_before_interest_is_asked() -> None:
+    """A loss of 2 BTC, beside options worth as much: nothing is owed, so nothing costs interest."""
+    rules = OKX.as_of(TIME, "nearest")
+    mark = 0.5
+    marks = {INVERSE: 60_000.0, CALL: mark}
+    market = Market(TIME, marks, marks, {"BTC/USD": 60_000.0}, forwards={"BTC/USD:BTC-260327": 120_000.0})
+    for contracts, owed in ((1_000.0, False), (10.0, True)):
+        account = Account({"BTC": 0.0})
+        account.adopt(Position(rules.instrument(INVERSE), "cross", "net", 2_400.0, 120_000.0, 10.0))  # lost 2 BTC
+        account.adopt(Position(rules.instrument(CALL), "cross", "net", contracts, 0.1, 1.0))
+        charge_hour(account, mode_named("portfolio"), TIME + HOUR, lambda currency, time: 0.001, market, rules)
+        assert bool(account.accrued.get("BTC")) is owed  # beyond the free quota of 1 BTC
+    assert account.accrued["BTC"] == pytest.approx((2.0 - 10 * 0.01 * mark - 1.0) * 0.001)
+
+
+def test_an_order_that_would_open_after_a_cut_does_not_hold_up_the_ladder() -> None:
+    """A debt in breach beside a small hedged unit and an order that closes it: every cut let the order open, no step
+    freed anything, and the breach was never resolved. In portfolio margin all orders go first (addendum 3i)."""
+    book = OKX.overlay(
+        discounts={"USDT": [[1e9, 1.0]], "SOL": [[1e9, 0.9]]},
+        borrow_tiers={"USDT": [[1e12, 0.03, 0.1]], "SOL": [[1e12, 0.05, 0.25]]},
+    )
+    rules = book.as_of(TIME, "nearest")
+    account = Account({"USDT": 6_359_728.0, "SOL": -28_928.0})
+    swap = rules.instrument("SOL/USDT:USDT")
+    account.adopt(Position(rules.instrument("SOL/USD:SOL"), "cross", "net", -25.0, 129.0, 1.0))
+    account.adopt(Position(swap, "cross", "net", 69.26, 128.0, 1.0))
+    account.place(Order(1, swap, "sell", 60.55, 132.0, "cross", "net", 1.0))
+
+    def market(time: int, price: float) -> Market:
+        marks = {"SOL/USD:SOL": price, "SOL/USDT:USDT": price}
+        return Market(time, marks, marks, {"SOL/USD": price, "USDT/USD": 1.0, "SOL/USDT": price})
+
+    e = MarginEngine(account, mode_named("portfolio"), book, market(TIME, 150.0))
+    e.advance(market(TIME + 1_000, 220.0))
+    told = names(e)
+    assert told.index("OrdersCancelled") < told.index("Reduced") < told.index("Converted")
+    ratio = e.present_ratio()
+    assert ratio is None or ratio > 1
