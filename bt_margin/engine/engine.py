@@ -107,6 +107,7 @@ class MarginEngine:
         self._evidence: dict[tuple[str, str, str], Evidence] = {}
         self._warned: set[str] = set()
         self._judged: tuple[int, tuple[int, ...]] = self.state
+        self._judged_at = market
         self._references = References()
         self._owed = account.owed()
         self._sought: dict[str, tuple[tuple[int, tuple[int, ...]], int]] = {}  # pools that no move would end, and when
@@ -481,7 +482,7 @@ class MarginEngine:
     def _judge(self) -> None:
         """Every pool at this instant: breaches first, then warnings."""
         self._watch(self._control())
-        self._judged = self.state
+        self._judged, self._judged_at = self.state, self.market
 
     @property
     def state(self) -> tuple[int, tuple[int, ...]]:
@@ -519,6 +520,7 @@ class MarginEngine:
             if notable:
                 for market in (opening, self.market) if self.at_risk else (self.market,):
                     self._references.note(self.account, market)
+        self._judged_at = self.market
 
     def _move(self, market: Market) -> None:
         self.market = market
@@ -626,7 +628,7 @@ class MarginEngine:
                 else:
                     self._settle(time, cause)
             self._note_debts()
-            if not self.settled:
+            if not self.settled or self._judged_at is not self.market:
                 self._judge()  # each instant is judged on its own (rule book section 14)
         return moved
 
