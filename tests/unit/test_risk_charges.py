@@ -453,6 +453,17 @@ def test_instants_lead() -> None:
     assert found.tolist() == pytest.approx(each)
 
 
+def test_instants_are_matched_each_alone() -> None:
+    """Two instants of three tenors (neither length is the other): 4 from 0 to 30 days, 3 from 7 to 30 days."""
+    coins = np.array([[4.0, 0.0, -9.0], [0.0, -3.0, 5.0]])
+    days = np.array([[0.0, 7.0, 30.0], [0.0, 7.0, 30.0]])
+    spread = charges.mr3_vega_spread(coins, days, np.array([100.0, 10.0]), rate=0.01)
+    assert spread == pytest.approx([4 * 30 * 100 * 0.01, 3 * 23 * 10 * 0.01])
+    spot = np.array([True, False, False])
+    basis = charges.mr4_basis_pairs(coins, days / YEAR_DAYS, spot, rate=YEAR_DAYS, spot_rate=50.0)
+    assert basis == pytest.approx([4 * 50.0, 3 * 23.0])
+
+
 # -- charges --------------------------------------------------------------------------------------------------
 
 
@@ -486,6 +497,12 @@ def test_what_is_unknown_stays_unknown() -> None:
     assert np.isnan(depeg([nan, 1e6, 0.0], [1.0, 1.0, 1.0]))
     assert np.isnan(depeg([1e6, 0.0, -1e6], [nan, 1.0, 1.0]))
     assert np.isnan(charges.unit_maintenance(charges.unit_stress(nan, 0, 0, 0, 0, 0), 1.0))
+
+
+def test_decay_is_charged_whichever_way_it_goes() -> None:
+    """Addendum 2.1: an absolute value. Shorts that earn it, longs that lose it, both of one unit together."""
+    decay = np.array([[3.0, 1.0], [-3.0, -1.0], [3.0, -1.0]])
+    assert charges.mr2_theta(decay, factor=0.8) == pytest.approx([3.2, 3.2, 1.6])
 
 
 def test_expiries_only_pay_for_what_they_offset() -> None:
