@@ -421,6 +421,28 @@ def test_long_options_are_charged_at_most_their_value() -> None:
         np.array([-2.0, 2.0, 2.0]), 50_000.0, np.array([-900.0, 900.0, 9_000.0]), short_rate=0.022, long_rate=0.02
     )
     assert raw == pytest.approx([2_200.0, 900.0, 2_000.0])
+    parts = pnl.option_closing(  # less than a coin is a long or a short all the same; a worthless long owes nothing
+        np.array([-0.2, 0.2, 0.2, 0.0]), 50_000.0, np.array([-90.0, 900.0, 0.0, 0.0]), short_rate=0.022, long_rate=0.02
+    )
+    assert parts == pytest.approx([220.0, 200.0, 0.0, 0.0])
+
+
+def test_a_vol_point_gains_the_printed_vega() -> None:
+    """Position builder sample of 2022 (okx_pb_2022_short_call): vega in coin of -0.1 coin, per vol point."""
+    days = VECTORS["okx_pb_2022_short_call_exact"]["inputs"]["days"]
+    call = ("C", np.array([-0.1]), 1.0, 38_138.2877, 50_000.0, days / YEAR_DAYS, 0.87527)
+    up, down = (pnl.vol_pnl(*call, shift=shift)[0] for shift in (1e-4, -1e-4))
+    assert (up - down) / 0.02 == pytest.approx(-3.82697346669e-05, rel=1e-5)
+    gone = pnl.vol_pnl(*call, shift=-2.0)  # no vol is below none: the whole time value, which is the short's to keep
+    assert gone == pytest.approx(-pnl.option_value(*call))
+
+
+def test_spot_joins_where_it_hedges() -> None:
+    """Section 2.2: min(|delta|, |spot|) where the signs differ; owed coins hedge too and stay negative."""
+    delta = np.array([-5.0, -2.0, 5.0, 2.0, 5.0, -5.0, 0.0, 5.0])
+    spot = np.array([3.0, 3.0, -3.0, -3.0, 3.0, -3.0, 3.0, 0.0])
+    assert pnl.spot_in_use(delta, spot).tolist() == [3.0, 2.0, -3.0, -2.0, 0.0, 0.0, 0.0, 0.0]
+    assert pnl.spot_in_use(delta, spot, cap=2.5).tolist() == [2.5, 2.0, -2.5, -2.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_sums_by_group() -> None:
