@@ -363,8 +363,14 @@ def test_the_grid_has_seven_moves_and_three_vols() -> None:
     assert scenarios.spot.shape == scenarios.vol.shape == (21,)
     assert np.unique(scenarios.spot).tolist() == [-0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12]
     assert [scenarios.label(i) for i in (0, 1, 2)] == [(-0.12, "up"), (-0.12, "same"), (-0.12, "down")]
+    assert np.unique(scenarios.vol).tolist() == [-1.0, 0.0, 1.0]
+    assert np.array_equal(grid.spot_vol_grid([-0.12, 0.04, -0.08]).spot, scenarios.spot)  # a move is both ways
     assert grid.extreme_moves(0.24).spot.tolist() == [-0.24, 0.24]
-    assert not grid.extreme_moves(0.24).vol.any()
+    assert grid.extreme_moves(0.24).vol.tolist() == [0.0, 0.0]
+
+
+def test_the_worst_scenario_of_each_instant() -> None:
+    assert grid.worst(np.array([[1.0, -2.0, 3.0], [0.0, 5.0, -7.0], [-4.0, 2.0, -4.0]])).tolist() == [1, 2, 0]
 
 
 def test_vols_move_by_the_larger_reading_and_keep_a_floor() -> None:
@@ -383,6 +389,8 @@ def test_the_curve_at_its_ends() -> None:
     curve = {"at_30d": 15.09, "cap": 30.0, **POWERS}
     assert grid.tenor_curve(0.0, **curve) == grid.tenor_curve(-1.0, **curve) == 30.0
     assert grid.tenor_curve(30.0, **curve) == 15.09
+    within_a_day = grid.tenor_curve(0.3, at_30d=2.0, cap=1e9, power_short=0.5, power_long=0.0)
+    assert within_a_day == pytest.approx(20.0)
     days = np.linspace(0.01, 400.0, 500)
     assert (np.diff(grid.tenor_curve(days, **curve)) <= 0.0).all()
 
