@@ -1,4 +1,4 @@
-"""What the modes share, called by itself: figures that only show where an account is of one special make."""
+"""Pools, and what the modes share, called by itself: what only shows where an account is of one special make."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from bt_margin.model.account import Order, Position
+from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.instrument import Instrument, Kind
 from bt_margin.model.market import Market
 from bt_margin.modes.base import Pool
 from bt_margin.modes.cross import CROSS
+from bt_margin.modes.isolated import ISOLATED, pool_of
 from bt_margin.modes.valuation import exposures, forced_size, order_initial, order_price, taker
 from bt_margin.rules.book import Rules, load_rules
 
@@ -104,3 +105,24 @@ def test_down_one_tier_by_what_the_family_holds() -> None:
     legs = (held(rules, 22.0, "long"), held(rules, -6.0, "short"))
     pool = Pool("USDT", CROSS, "USDT", 0.0, legs)
     assert [forced_size(leg, pool, market(NEW), rules, -1.0) for leg in legs] == [8.0, 6.0]  # 28 down to 20
+
+
+def test_isolated_pools_are_named_by_side_and_own_their_orders() -> None:
+    rules = rules_at(NEW)
+    account = Account({"USDT": 1e6}, "hedge")
+    for size, leg in ((4.0, "long"), (-15.0, "short")):
+        account.adopt(Position(rules.instrument(SYMBOL), "isolated", leg, size, 90.0, 10.0, 200.0))
+    for id_, leg, mode in ((1, "long", "isolated"), (2, "short", "isolated"), (3, "long", "cross")):
+        account.place(Order(id_, rules.instrument(SYMBOL), "buy", 1.0, 100.0, mode, leg, 10.0))
+    long, short = ISOLATED.pools(account)
+    assert [(p.name, [o.id for o in p.orders]) for p in (long, short)] == [
+        (f"{SYMBOL} isolated long", [1]), (f"{SYMBOL} isolated short", [2])
+    ]
+    assert pool_of(held(rules, 1.0)).name == f"{SYMBOL} isolated"
+    alone = pool_of(short.positions[0])
+    assert (alone.mode, alone.currency, alone.cash, alone.positions) == (ISOLATED, "USDT", 200.0, short.positions)
+    (row,) = ISOLATED.charges(short, market(NEW), rules)
+    fee = taker(rules.instrument(SYMBOL), rules)
+    assert (row.name, row.unit) == ("position margin", SYMBOL)
+    assert (row.initial, row.maintenance, row.fee) == pytest.approx((135.0, 30.0, 1_500.0 * fee))
+    assert row.detail == {"tier": 2, "rate": 0.02, "taker": fee, "notional": 1_500.0}
