@@ -11,7 +11,7 @@ from bt_margin.model.instrument import Instrument, Kind
 from bt_margin.model.market import Market
 from bt_margin.modes.base import Pool
 from bt_margin.modes.cross import CROSS
-from bt_margin.modes.isolated import ISOLATED, pool_of
+from bt_margin.modes.isolated import ISOLATED, pool_name
 from bt_margin.modes.valuation import exposures, forced_size, order_initial, order_price, taker
 from bt_margin.rules.book import Rules, load_rules
 
@@ -118,9 +118,8 @@ def test_isolated_pools_are_named_by_side_and_own_their_orders() -> None:
     assert [(p.name, [o.id for o in p.orders]) for p in (long, short)] == [
         (f"{SYMBOL} isolated long", [1]), (f"{SYMBOL} isolated short", [2])
     ]
-    assert pool_of(held(rules, 1.0)).name == f"{SYMBOL} isolated"
-    alone = pool_of(short.positions[0])
-    assert (alone.mode, alone.currency, alone.cash, alone.positions) == (ISOLATED, "USDT", 200.0, short.positions)
+    assert pool_name(held(rules, 1.0)) == f"{SYMBOL} isolated"
+    assert (short.mode, short.currency, short.cash) == (ISOLATED, "USDT", 200.0)
     (row,) = ISOLATED.charges(short, market(NEW), rules)
     fee = taker(rules.instrument(SYMBOL), rules)
     assert (row.name, row.unit) == ("position margin", SYMBOL)
