@@ -106,11 +106,11 @@ class MarginEngine:
         self.min_distance: float | None = None
         self._evidence: dict[tuple[str, str, str], Evidence] = {}
         self._warned: set[str] = set()
-        self._judged: tuple[int, tuple[int, ...]] = self.state
+        self._judged = self.state
         self._judged_at = market
         self._references = References()
         self._owed = account.owed()
-        self._sought: dict[str, tuple[tuple[int, tuple[int, ...]], int]] = {}  # pools that no move would end, and when
+        self._sought: dict[str, tuple[tuple[int, tuple[Order, ...]], int]] = {}  # pools no move would end, and when
         self._pools_of: tuple[Any, tuple[list[Pool], list[Pool]]] | None = None
         self._looked: dict[str, tuple[Pool, Market, Rules, Judgement]] = {}
         if mode.whole:
@@ -485,9 +485,9 @@ class MarginEngine:
         self._judged, self._judged_at = self.state, self.market
 
     @property
-    def state(self) -> tuple[int, tuple[int, ...]]:
-        """What changes whenever the account does."""
-        return len(self.account.ledger), tuple(self.account.orders)
+    def state(self) -> tuple[int, tuple[Order, ...]]:
+        """What changes whenever the account does. Orders, not their ids: one may be replaced by another of its id."""
+        return len(self.account.ledger), tuple(self.account.orders.values())
 
     @property
     def settled(self) -> bool:

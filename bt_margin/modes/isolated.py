@@ -27,10 +27,6 @@ def pool_name(position: Position) -> str:
     return f"{position.symbol} isolated{side}"
 
 
-def pool_of(position: Position) -> Pool:
-    return Pool(pool_name(position), ISOLATED, position.currency, position.margin, (position,))
-
-
 def pools(account: Account) -> Iterable[Pool]:
     """One pool per isolated position; its resting orders go when it is in breach."""
     for position in account.held("isolated"):

@@ -243,9 +243,9 @@ def test_a_real_study_is_drawn_whole_in_silence(browser: Any, real: Path, scheme
         page = visit.page
         kinds = {kind: page.locator(f".plot:has({kind} *)").count()
                  for kind in (".scatterlayer", ".barlayer", ".heatmaplayer")}
-        # price, equity and ratio; money; charges in four modes; coins in two; scenarios in one
-        assert kinds == {".scatterlayer": 7, ".barlayer": 1, ".heatmaplayer": 1}
-        assert page.locator(".plot").count() == page.locator(".plot[data-drawn]").count() == 9
+        # price, equity and ratio; money; charges in four modes; coins in two; scenarios in one, and a survival map
+        assert kinds == {".scatterlayer": 7, ".barlayer": 1, ".heatmaplayer": 2}
+        assert page.locator(".plot").count() == page.locator(".plot[data-drawn]").count() == 10
         assert page.locator("#case-1 > .body .plot").first.locator(".points path").count() >= 3  # events on the price
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert visit.said == []

@@ -35,7 +35,7 @@ def test_portfolio_margin_asks_for_more_maintenance_at_the_first_tier(small: dic
     """Closing costs of 0.45 % against a tier's 0.4 %: its ratio is the lower one, its initial margin too."""
     ratio = {mode: r.row["min_margin_ratio"] for mode, r in small.items()}
     assert 1 < ratio["portfolio"] < ratio["multi-currency"]
-    (unit,) = small["portfolio"].series["risk_units"]["units"]
+    (unit,) = small["portfolio"].series["risk_units"][0]["units"]
     notional = -small["portfolio"].row["contracts"]["BTC/USDT:USDT"] * 0.01 * 120_000
     assert unit["imr"] < notional / 2.8 / 20  # the setting of the other modes asks for 1 / 2.8 of it
     assert unit["mr1"] == pytest.approx(0.0, abs=0.002 * notional)

@@ -274,6 +274,26 @@ def test_interest_free_quota() -> None:
     assert borrow.free_quota("PEPE", {}, rules) == 0.0
 
 
+def test_what_losses_made_and_what_cash_owes() -> None:
+    """Rule book section 4.4: with auto-borrow the quota is for losses alone, without it both share it."""
+    assert borrow.unrealised_liability(100.0, 0.0, -50.0) == 0.0  # the cash bears it
+    assert borrow.unrealised_liability(100.0, 10.0, -95.0) == 5.0
+    assert borrow.unrealised_liability(-10.0, 0.0, -5.0) == 5.0
+    assert borrow.unrealised_liability(-10.0, 0.0, 4.0) == 0.0
+    assert borrow.interest_bearing(-10.0, -5.0, 7.0) == borrow.interest_bearing(-10.0, -5.0, 7.0, auto=True) == 10.0
+    assert borrow.interest_bearing(-10.0, -5.0, 7.0, auto=False) == 8.0
+    assert borrow.interest_bearing(-10.0, -9.0, 7.0, auto=True) == 12.0
+
+
+def test_the_rate_of_a_small_debt_over_its_slices() -> None:
+    tiers = Tiers.from_rows("BTC", [[0.2, 0.02, 0.1, 10], [0.4, 0.04, 0.2, 5], [2.0, 0.1, 0.5, 2]])
+    maintenance, initial = borrow.rates(0.5, tiers, marginal=True)
+    assert maintenance == pytest.approx((0.2 * 0.02 + 0.2 * 0.04 + 0.1 * 0.1) / 0.5)
+    assert initial == pytest.approx((0.2 * 0.1 + 0.2 * 0.2 + 0.1 * 0.5) / 0.5)
+    assert borrow.rates(0.0, tiers, marginal=True) == (0.02, 0.1)
+    assert borrow.rates(0.5, tiers) == (0.1, 0.5)
+
+
 def test_borrow_limits() -> None:
     v = VECTORS["limit-alice"]
     i, e = v["inputs"], v["expected"]
@@ -686,6 +706,14 @@ def test_borrow_rates_by_tier_and_by_slice() -> None:
     book_ = load_rules("okx").overlay(parameters={"multi_currency": {"borrow_rate": "marginal"}})
     charge = borrow.charge("BTC", 27.0, 1.0, {}, book_.as_of(TIME))
     assert charge.maintenance == pytest.approx(27.0 * sliced)
+
+
+@pytest.mark.parametrize(("choice", "initial"), [("tier-floor", 0.12), ("leverage", 0.1)])
+def test_the_initial_rate_of_a_debt_at_the_highest_setting(choice: str, initial: float) -> None:
+    """27 BTC reach tier 3 (12 %); 10x, the most there is, asks for 10 %. Which one counts is a choice of the rules."""
+    rules = load_rules("okx").overlay(parameters={"multi_currency": {"borrow_initial": choice}}).as_of(TIME)
+    assert borrow.charge("BTC", 27.0, 2.0, {}, rules).initial == pytest.approx(27.0 * 2.0 * initial)
+    assert borrow.charge("BTC", 27.0, 2.0, {"BTC": 5.0}, rules).initial == pytest.approx(27.0 * 2.0 * 0.2)
 
 
 def test_defaults_of_borrowing() -> None:

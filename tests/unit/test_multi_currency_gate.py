@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bt_margin.engine.builder import parse_time
-from bt_margin.engine.engine import Refusal
+from bt_margin.engine.engine import MarginEngine, Refusal
 from bt_margin.errors import InputError, NoRuleInForce
+from bt_margin.modes.multi_currency import early_cancellation, early_spare
 from tests.unit.whole import (
     ETHSWAP,
+    INDEX,
     OKX,
     PAIR,
     PAPER,
@@ -149,3 +153,50 @@ def test_a_withdrawal_leaves_what_backs_the_account() -> None:
     e.deposit("BTC", -free)
     report = e.assess().account
     assert report.adjusted_equity_usd >= report.initial_margin_usd - 1e-6
+
+
+# -- how far risk control is from taking orders away ---------------------------------------------------------------
+
+
+def spare(e: MarginEngine) -> float:
+    return float(early_spare(e.account_pool(), e.market, e.rules))
+
+
+def test_what_is_left_before_orders_go_by_hand() -> None:
+    """Adjusted equity less maintenance margin, initial margin of opening orders and their fees, in USD (section 7)."""
+    e = engine({"USDT": 10_000.0}, index={**INDEX, "USDT/USD": 0.5})
+    assert spare(e) == math.inf
+    trade(e, SWAP, "buy", 10)  # 6,000 USDT, fee 3
+    rest(e, SWAP, "buy", 10, 50_000.0)  # 5,000 USDT, margin 500, fee 2.50, which equity does without as well
+    maintenance = 0.01 * (6_000 + 6_000)
+    assert spare(e) == pytest.approx(0.5 * (10_000 - 3 - 2.5 - maintenance - 2.5 - 500))
+    assert early_cancellation(e.account_pool(), e.market, e.rules) == ()
+
+
+def test_the_nearest_test_counts_and_only_what_orders_are_paid_in_is_asked() -> None:
+    balances = {"USDT": 100.0, "BTC": 1.0}
+    e = engine(balances, auto=False)
+    trade(e, SWAP, "buy", 1)
+    rest(e, SWAP, "buy", 1, 50_000.0)
+    before = spare(e)
+    assert before > 50_000.0  # a contract at cross asks nothing of the 99 USDT there are
+    rest(e, PAIR, "sell", 0.4, 61_000.0)
+    assert spare(e) == pytest.approx(0.6)  # of a coin
+    assert early_cancellation(e.account_pool(), e.market, e.rules) == ()
+    e = engine(balances)  # with auto-borrow a spot order may be paid on credit, and nothing is asked of the coin
+    trade(e, SWAP, "buy", 1)
+    rest(e, PAIR, "sell", 0.4, 61_000.0)
+    assert spare(e) > 50_000.0
+
+
+def test_isolated_orders_are_paid_by_their_coin_alone() -> None:
+    """Until July 2025. They reserve for what they open, not for what closes their position."""
+    e = engine({"USDT": 1_000.0, "BTC": 1.0}, time=parse_time("2025-07-01", ""))
+    trade(e, SWAP, "buy", 10, mode="isolated")  # 600 and a fee of 3
+    trade(e, SWAP, "buy", 1)
+    closing = rest(e, SWAP, "sell", 10, 61_000.0, mode="isolated")
+    assert e.account_pool().orders == ()
+    rest(e, SWAP, "sell", 5, 61_000.0, mode="isolated")
+    (opening,) = e.account_pool().orders
+    assert (opening.size, closing.size) == (5.0, 10.0)
+    assert spare(e) == pytest.approx(1_000 - 603 - 0.3 - 305)  # the account is not asked: isolated risk is its own

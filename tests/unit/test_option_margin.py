@@ -57,6 +57,7 @@ def test_orders_of_2020() -> None:
     sell = sell_order_margin(initial, 0.06, min_order=MIN_ORDER, fee=FEE_2020)
     assert coins * sell == pytest.approx(1.334, rel=1e-12)
     assert coins * buy_to_close_margin(initial, 0.05, fee=FEE_2020) == 0.0
+    assert buy_to_close_margin(0.05, 0.06, fee=FEE_2020) == pytest.approx(0.0102)  # the fee comes on top
     assert sell_to_close_margin(0.0755, fee=FEE_2020) == 0.0  # the page's fourth example
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bt_margin.risk.black import (
@@ -190,6 +190,7 @@ def test_greeks_are_slopes_of_the_price(
 
 
 @given(kinds, forwards, strikes, times, vols)
+@example("C", 100.0, 1.0, 1.0, 1.0)
 def test_bs_and_pa_sets_agree(kind: str, forward: float, ratio: float, years: float, vol: float) -> None:
     args = (kind, forward, forward * ratio, years, vol)
     index = forward * 0.97
@@ -227,6 +228,7 @@ def test_without_time_or_vol_the_price_is_intrinsic(kind: str, years: float, vol
         assert not bs.gamma.any()
     pa = greeks_pa(kind, forward, 100.0, years, vol)
     assert pa.delta == pytest.approx(sign_of(kind) * pays * 100.0 / forward)
+    assert np.array_equal(pa.gamma, -2.0 * np.asarray(pa.delta))  # index x gammaBS, which is 0 there, - 2 delta
     assert not np.asarray(pa.theta).any()
 
 
@@ -271,6 +273,10 @@ def test_implied_vol_of_next_to_nothing() -> None:
     assert 1e-12 < value[0] < 1e-9
     assert 0.0 < value[1] < 1e-38
     assert implied_vol(value, 100.0, strike, 0.25, "C") == pytest.approx(vol, rel=1e-9)
+
+
+def test_a_kind_has_four_words() -> None:
+    assert [sign_of(word) for word in ("C", "P", "call", "put")] == [1.0, -1.0, 1.0, -1.0]
 
 
 def test_everything_broadcasts_and_scalars_stay_scalars() -> None:

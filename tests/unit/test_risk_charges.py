@@ -363,8 +363,14 @@ def test_the_grid_has_seven_moves_and_three_vols() -> None:
     assert scenarios.spot.shape == scenarios.vol.shape == (21,)
     assert np.unique(scenarios.spot).tolist() == [-0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12]
     assert [scenarios.label(i) for i in (0, 1, 2)] == [(-0.12, "up"), (-0.12, "same"), (-0.12, "down")]
+    assert np.unique(scenarios.vol).tolist() == [-1.0, 0.0, 1.0]
+    assert np.array_equal(grid.spot_vol_grid([-0.12, 0.04, -0.08]).spot, scenarios.spot)  # a move is both ways
     assert grid.extreme_moves(0.24).spot.tolist() == [-0.24, 0.24]
-    assert not grid.extreme_moves(0.24).vol.any()
+    assert grid.extreme_moves(0.24).vol.tolist() == [0.0, 0.0]
+
+
+def test_the_worst_scenario_of_each_instant() -> None:
+    assert grid.worst(np.array([[1.0, -2.0, 3.0], [0.0, 5.0, -7.0], [-4.0, 2.0, -4.0]])).tolist() == [1, 2, 0]
 
 
 def test_vols_move_by_the_larger_reading_and_keep_a_floor() -> None:
@@ -383,6 +389,8 @@ def test_the_curve_at_its_ends() -> None:
     curve = {"at_30d": 15.09, "cap": 30.0, **POWERS}
     assert grid.tenor_curve(0.0, **curve) == grid.tenor_curve(-1.0, **curve) == 30.0
     assert grid.tenor_curve(30.0, **curve) == 15.09
+    within_a_day = grid.tenor_curve(0.3, at_30d=2.0, cap=1e9, power_short=0.5, power_long=0.0)
+    assert within_a_day == pytest.approx(20.0)
     days = np.linspace(0.01, 400.0, 500)
     assert (np.diff(grid.tenor_curve(days, **curve)) <= 0.0).all()
 
@@ -421,6 +429,28 @@ def test_long_options_are_charged_at_most_their_value() -> None:
         np.array([-2.0, 2.0, 2.0]), 50_000.0, np.array([-900.0, 900.0, 9_000.0]), short_rate=0.022, long_rate=0.02
     )
     assert raw == pytest.approx([2_200.0, 900.0, 2_000.0])
+    parts = pnl.option_closing(  # less than a coin is a long or a short all the same; a worthless long owes nothing
+        np.array([-0.2, 0.2, 0.2, 0.0]), 50_000.0, np.array([-90.0, 900.0, 0.0, 0.0]), short_rate=0.022, long_rate=0.02
+    )
+    assert parts == pytest.approx([220.0, 200.0, 0.0, 0.0])
+
+
+def test_a_vol_point_gains_the_printed_vega() -> None:
+    """Position builder sample of 2022 (okx_pb_2022_short_call): vega in coin of -0.1 coin, per vol point."""
+    days = VECTORS["okx_pb_2022_short_call_exact"]["inputs"]["days"]
+    call = ("C", np.array([-0.1]), 1.0, 38_138.2877, 50_000.0, days / YEAR_DAYS, 0.87527)
+    up, down = (pnl.vol_pnl(*call, shift=shift)[0] for shift in (1e-4, -1e-4))
+    assert (up - down) / 0.02 == pytest.approx(-3.82697346669e-05, rel=1e-5)
+    gone = pnl.vol_pnl(*call, shift=-2.0)  # no vol is below none: the whole time value, which is the short's to keep
+    assert gone == pytest.approx(-pnl.option_value(*call))
+
+
+def test_spot_joins_where_it_hedges() -> None:
+    """Section 2.2: min(|delta|, |spot|) where the signs differ; owed coins hedge too and stay negative."""
+    delta = np.array([-5.0, -2.0, 5.0, 2.0, 5.0, -5.0, 0.0, 5.0])
+    spot = np.array([3.0, 3.0, -3.0, -3.0, 3.0, -3.0, 3.0, 0.0])
+    assert pnl.spot_in_use(delta, spot).tolist() == [3.0, 2.0, -3.0, -2.0, 0.0, 0.0, 0.0, 0.0]
+    assert pnl.spot_in_use(delta, spot, cap=2.5).tolist() == [2.5, 2.0, -2.5, -2.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_sums_by_group() -> None:
@@ -451,6 +481,17 @@ def test_instants_lead() -> None:
     each = [depeg(list(d), list(p)) for d, p in zip(deltas, prices, strict=True)]
     found = charges.mr9_depeg(deltas, prices, bounds=BOUNDS, nodes=NODES, factors=FACTORS)
     assert found.tolist() == pytest.approx(each)
+
+
+def test_instants_are_matched_each_alone() -> None:
+    """Two instants of three tenors (neither length is the other): 4 from 0 to 30 days, 3 from 7 to 30 days."""
+    coins = np.array([[4.0, 0.0, -9.0], [0.0, -3.0, 5.0]])
+    days = np.array([[0.0, 7.0, 30.0], [0.0, 7.0, 30.0]])
+    spread = charges.mr3_vega_spread(coins, days, np.array([100.0, 10.0]), rate=0.01)
+    assert spread == pytest.approx([4 * 30 * 100 * 0.01, 3 * 23 * 10 * 0.01])
+    spot = np.array([True, False, False])
+    basis = charges.mr4_basis_pairs(coins, days / YEAR_DAYS, spot, rate=YEAR_DAYS, spot_rate=50.0)
+    assert basis == pytest.approx([4 * 50.0, 3 * 23.0])
 
 
 # -- charges --------------------------------------------------------------------------------------------------
@@ -486,6 +527,12 @@ def test_what_is_unknown_stays_unknown() -> None:
     assert np.isnan(depeg([nan, 1e6, 0.0], [1.0, 1.0, 1.0]))
     assert np.isnan(depeg([1e6, 0.0, -1e6], [nan, 1.0, 1.0]))
     assert np.isnan(charges.unit_maintenance(charges.unit_stress(nan, 0, 0, 0, 0, 0), 1.0))
+
+
+def test_decay_is_charged_whichever_way_it_goes() -> None:
+    """Addendum 2.1: an absolute value. Shorts that earn it, longs that lose it, both of one unit together."""
+    decay = np.array([[3.0, 1.0], [-3.0, -1.0], [3.0, -1.0]])
+    assert charges.mr2_theta(decay, factor=0.8) == pytest.approx([3.2, 3.2, 1.6])
 
 
 def test_expiries_only_pay_for_what_they_offset() -> None:

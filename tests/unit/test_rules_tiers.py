@@ -98,6 +98,19 @@ def test_steps_that_never_end() -> None:
         Tiers.from_rows("X", [[1, 0.001, 0.002, 100]], STEP | {"imr": 1e-9})
     with pytest.raises(InputError, match=r"tiers.X.then: expected steps above zero"):
         Tiers.from_rows("X", [[1, 0.001, 0.002, 100]], STEP | {"size": 0.0})
+    with pytest.raises(InputError, match=r"tiers.X.then: expected steps above zero"):
+        Tiers.from_rows("X", [[1, 0.001, 0.002, 100]], STEP | {"imr": 0.0})
+    with pytest.raises(InputError, match=r"tiers.X.then: .* an end below 1"):
+        Tiers.from_rows("X", [[1, 0.001, 0.002, 100]], STEP | {"until_imr": 1.0})
+
+
+def test_a_ladder_may_have_a_thousand_steps_and_a_level_maintenance_rate() -> None:
+    step = {"size": 1.0, "mmr": 0.0, "imr": 0.0001, "until_imr": 0.1002}
+    tiers = Tiers.from_rows("X", [[1, 0.0001, 0.0002, 100]], step)
+    assert (len(tiers.rows), tiers.rows[-1].initial) == (1001, 0.1002)
+    assert {row.maintenance for row in tiers.rows} == {0.0001}
+    with pytest.raises(InputError, match="more than 1000 tiers"):
+        Tiers.from_rows("X", [[1, 0.0001, 0.0002, 100]], step | {"until_imr": 0.1003})
 
 
 def test_a_table_read_from_its_fourth_tier_on_keeps_its_numbers() -> None:

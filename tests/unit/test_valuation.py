@@ -1,0 +1,127 @@
+"""Pools, and what the modes share, called by itself: what only shows where an account is of one special make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.instrument import Instrument, Kind
+from bt_margin.model.market import Market
+from bt_margin.modes.base import Pool
+from bt_margin.modes.cross import CROSS
+from bt_margin.modes.isolated import ISOLATED, pool_name
+from bt_margin.modes.valuation import exposures, forced_size, order_initial, order_price, taker
+from bt_margin.rules.book import Rules, load_rules
+
+SYMBOL = "BTC/USDT:USDT"
+NEW, OLD = 1_767_100_000_000, 1_585_000_000_000  # 2025-12-30, 2020-03-23
+ONE = {"contract_size": 1.0, "tick": 0.1, "lot": 0.1}
+LADDER = [[10, 0.01, 0.02, 50], [20, 0.02, 0.03, 33], [30, 0.03, 0.04, 25], [40, 0.04, 0.05, 20]]
+
+
+def rules_at(time: int) -> Rules:
+    return load_rules("okx").overlay(instruments={SYMBOL: {**ONE, "tiers": LADDER}}).as_of(time, "nearest")
+
+
+def market(time: int, mark: float = 100.0) -> Market:
+    return Market(time, {SYMBOL: mark}, {SYMBOL: mark})
+
+
+def order(rules: Rules, side: str, size: float, id_: int = 1, leg: str = "net", **more: Any) -> Order:
+    return Order(id_, rules.instrument(SYMBOL), side, size, 100.0, "cross", leg, 10.0, **more)
+
+
+def held(rules: Rules, size: float, leg: str = "net") -> Position:
+    return Position(rules.instrument(SYMBOL), "cross", leg, size, 100.0, 10.0)
+
+
+def ordered(rules: Rules, positions: list[Position], orders: list[Order], time: int = NEW) -> float:
+    (exposure,) = exposures(positions, orders)
+    return float(order_initial(exposure, market(time), rules))
+
+
+def test_a_fee_for_each_kind() -> None:
+    fees = {"spot": 0.01, "swap": 0.02, "future": 0.03, "option": 0.04}
+    rules = load_rules("okx").overlay(fees={k: {"taker": fee} for k, fee in fees.items()}).as_of(NEW, "nearest")
+    found = {kind: taker(Instrument("X", kind, "BTC", "USDT", "USDT", 1.0, 0.1, 1.0), rules) for kind in Kind}
+    assert found == {
+        Kind.SPOT: 0.01, Kind.LINEAR_SWAP: 0.02, Kind.INVERSE_SWAP: 0.02,
+        Kind.LINEAR_FUTURE: 0.03, Kind.INVERSE_FUTURE: 0.03, Kind.OPTION: 0.04,
+    }
+
+
+def test_closing_orders_take_no_part_in_the_larger_side() -> None:
+    """Rule book 6.2: S - P against P. A long of 4, sells of 6 that may open, and 4 that only close: S is 6."""
+    rules = rules_at(NEW)
+    sells = [order(rules, "sell", 6.0, 1), order(rules, "sell", 4.0, 2, reduce_only=True)]
+    assert ordered(rules, [held(rules, 4.0)], sells) == 0.0
+    assert ordered(rules, [held(rules, 4.0)], [*sells, order(rules, "sell", 4.0, 3)]) == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize("size", [0.5, 1.0, 4.0, -0.5, -4.0])
+def test_the_larger_side_of_a_small_position_too(size: float) -> None:
+    """Long max(P + B, S - P) / leverage, short max(B - P, P + S) / leverage, above P / leverage (rule book 6.2)."""
+    rules, p = rules_at(NEW), abs(size)
+    orders = [order(rules, "buy", 3.0, 1), order(rules, "sell", 5.0, 2)]
+    larger = max(p + 3.0, 5.0 - p) if size > 0 else max(3.0 - p, p + 5.0)
+    assert ordered(rules, [held(rules, size)], orders) == pytest.approx((larger - p) * 100.0 / 10.0)
+
+
+def test_both_sides_add_in_hedge_mode_and_before_november_2024() -> None:
+    """Rule book 6.2, OKX announcement of 2024-10-24."""
+    new, old = rules_at(NEW), rules_at(OLD)
+    assert (new.orders.one_way, old.orders.one_way) == ("larger-side", "both-sides")
+    hedge = [order(new, "buy", 3.0, 1, "long"), order(new, "sell", 5.0, 2, "short")]
+    assert ordered(new, [held(new, 4.0, "long")], hedge) == pytest.approx((3.0 + 5.0) * 10.0)
+    net = [order(old, "buy", 3.0, 1), order(old, "sell", 5.0, 2)]
+    assert ordered(old, [held(old, 4.0)], net, OLD) == pytest.approx((3.0 + 1.0) * 10.0)  # the sell opens 1
+
+
+def test_a_coin_order_needs_no_mark() -> None:
+    pair = load_rules("okx").as_of(NEW, "nearest").instrument("BTC/USDT")
+    for side in ("buy", "sell"):
+        assert order_price(Order(1, pair, side, 1.0, 90.0, "cash"), Market(NEW, {}, {"BTC/USDT": 100.0})) == 90.0
+
+
+def test_down_two_tiers_while_the_first_rate_holds() -> None:
+    """Official until about 2025-05 (rule book section 7): whole up to tier 2, above it down two tiers, or whole."""
+    rules = rules_at(OLD)
+    assert rules.liquidation.step == "two-tiers"
+
+    def cut(size: float, spare: float) -> float:
+        pool = Pool("USDT", CROSS, "USDT", 0.0, (held(rules, size),))
+        return forced_size(pool.positions[0], pool, market(OLD), rules, spare)
+
+    assert [cut(size, -1.0) for size in (5.0, 10.0, 15.0, -20.0)] == [5.0, 10.0, 15.0, 20.0]
+    assert [cut(size, -1.0) for size in (25.0, -35.0)] == [15.0, 15.0]  # to the ceilings of tiers 1 and 2
+    relief = 25.0 * 100.0 * (0.03 - 0.01)
+    assert [cut(25.0, 0.5 - relief), cut(25.0, -relief), cut(25.0, -0.5 - relief)] == [15.0, 25.0, 25.0]
+
+
+def test_down_one_tier_by_what_the_family_holds() -> None:
+    rules = rules_at(NEW)
+    legs = (held(rules, 22.0, "long"), held(rules, -6.0, "short"))
+    pool = Pool("USDT", CROSS, "USDT", 0.0, legs)
+    assert [forced_size(leg, pool, market(NEW), rules, -1.0) for leg in legs] == [8.0, 6.0]  # 28 down to 20
+
+
+def test_isolated_pools_are_named_by_side_and_own_their_orders() -> None:
+    rules = rules_at(NEW)
+    account = Account({"USDT": 1e6}, "hedge")
+    for size, leg in ((4.0, "long"), (-15.0, "short")):
+        account.adopt(Position(rules.instrument(SYMBOL), "isolated", leg, size, 90.0, 10.0, 200.0))
+    for id_, leg, mode in ((1, "long", "isolated"), (2, "short", "isolated"), (3, "long", "cross")):
+        account.place(Order(id_, rules.instrument(SYMBOL), "buy", 1.0, 100.0, mode, leg, 10.0))
+    long, short = ISOLATED.pools(account)
+    assert [(p.name, [o.id for o in p.orders]) for p in (long, short)] == [
+        (f"{SYMBOL} isolated long", [1]), (f"{SYMBOL} isolated short", [2])
+    ]
+    assert pool_name(held(rules, 1.0)) == f"{SYMBOL} isolated"
+    assert (short.mode, short.currency, short.cash) == (ISOLATED, "USDT", 200.0)
+    (row,) = ISOLATED.charges(short, market(NEW), rules)
+    fee = taker(rules.instrument(SYMBOL), rules)
+    assert (row.name, row.unit) == ("position margin", SYMBOL)
+    assert (row.initial, row.maintenance, row.fee) == pytest.approx((135.0, 30.0, 1_500.0 * fee))
+    assert row.detail == {"tier": 2, "rate": 0.02, "taker": fee, "notional": 1_500.0}
