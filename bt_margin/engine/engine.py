@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -90,7 +90,8 @@ class MarginEngine:
         self.account = account
         self.mode = mode
         self.book = book
-        self.market = market
+        self._market = market
+        self.catch_up: Callable[[], None] | None = None  # while bars pass untold: what tells them
         self.extrapolate = extrapolate
         self.funding = dict(funding or {})
         self.interest = dict(interest or {})
@@ -152,6 +153,17 @@ class MarginEngine:
             self._warned.clear()
         self.events.append(ModeSwitched(self.market.time, "account", before, old.name, new.name, why, after))
         return Switch(old.name, new.name, before, after, why)
+
+    @property
+    def market(self) -> Market:
+        """The market now. Bars that whoever drives the engine has slept through are told first."""
+        if self.catch_up is not None:
+            self.catch_up()
+        return self._market
+
+    @market.setter
+    def market(self, market: Market) -> None:
+        self._market = market
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -215,7 +227,7 @@ class MarginEngine:
         return collateral(pool, self.market, self.rules)
 
     def take_lowest(self) -> float | None:
-        """The lowest ratio since the last call."""
+        """The lowest ratio since the last call; of bars slept through, what was told of them."""
         low, self._low_ratio = self._low_ratio, None
         return low
 

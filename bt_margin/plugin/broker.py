@@ -646,6 +646,8 @@ class MarginBroker(BackBroker):
         self._revalue()
         if self._sleeper is not None:
             self._asleep = self._sleeper.look(engine, self.pending, self._switches[0].time if self._switches else None)
+            if self._asleep is not None:
+                engine.catch_up = self._to_the_present  # whoever kept the engine sees the present, too
 
     def _sleeps_on(self, asleep: Asleep, sleeper: Sleeper) -> bool:
         """True in a bar that is slept through; otherwise the stretch has ended with the bar before."""
@@ -665,8 +667,10 @@ class MarginBroker(BackBroker):
         if asleep is not None and sleeper is not None:
             self._stirred = True
             if asleep.told < asleep.at:
+                asleep.engine.catch_up = None
                 asleep.bring(sleeper.dated)
                 sleeper.show(self.bars, asleep.at)
+                asleep.engine.catch_up = self._to_the_present
 
     def _wake(self) -> None:
         """No more bars are slept through, whatever was ahead."""
@@ -678,6 +682,7 @@ class MarginBroker(BackBroker):
         if slept:
             self._value, self._available = asleep.values[slept - 1], asleep.cash[slept - 1]
             self._fundval = self._value / self._fundshares
+        asleep.engine.catch_up = None
         self._sleeper.woke(slept)
 
     def _match(self, moved: set[str]) -> list[Candidate]:

@@ -256,6 +256,23 @@ def test_a_held_position_is_mostly_slept_through(mode: str) -> None:
     assert left.broker._sleeper.slept > 800
 
 
+def test_an_engine_that_somebody_kept_shows_the_present() -> None:
+    data = walk(3, 300, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=300, freq="1min"))
+    seen: list[tuple[int, float, float]] = []
+    kept: list[Any] = []
+
+    def look(s: Diary) -> None:
+        kept.append(s.broker.engine if not kept else None)
+        if s.bars % 50 == 0:
+            seen.append((kept[0].market.time, kept[0].equity_usd(), s.broker.getvalue()))
+
+    left = run({LINEAR: data}, {1: lambda s: s.buy(size=20)}, freqs={LINEAR: "1m"}, each=look)
+    stamps = data.index.as_unit("ms").asi8 + 60_000
+    assert left.broker._sleeper.slept > 200
+    assert [row[0] for row in seen] == [int(stamps[bar - 1]) for bar in range(50, 301, 50)]
+    assert all(equity == value for _, equity, value in seen)
+
+
 def test_feeds_of_two_clocks_go_the_exact_way() -> None:
     fast = walk(3, 240).set_axis(pd.date_range("2025-09-20T00:00Z", periods=240, freq="1min"))
     slow = walk(4, 4, 3_000.0).set_axis(pd.date_range("2025-09-20T00:00Z", periods=4, freq="1h"))
