@@ -12,6 +12,7 @@ import math
 import numbers
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import backtrader as bt
@@ -90,7 +91,9 @@ class MarginBroker(BackBroker):
         """Back to the beginning; called when made and at the start of every run."""
         self._sleeper: Sleeper | None = None
         self._asleep: Asleep | None = None
-        self._stirred = False
+        self._stirred = False  # somebody looked at the engine in this bar
+        self._joined = False  # an order joined those that wait since the bars ahead were looked at
+        self._bar_low: float | None = None
         if not self.margined:
             super().init()
             return
@@ -218,14 +221,18 @@ class MarginBroker(BackBroker):
         return self._mode.name
 
     def instant(self) -> Instant:
-        """The account at the present bar's close. Reading it every bar lets the broker sleep; `low` is the lowest ratio
-        since it was read last."""
+        """The account at the present bar's close. Reading it every bar lets the broker sleep. `low` is the lowest ratio
+        since the last bar in which it was read, for everybody who reads it in this one."""
         asleep = self._asleep
         if asleep is not None and asleep.at >= asleep.first:
-            return asleep.instant()
-        engine = self.engine
-        return Instant(engine.market.time, engine.equity_usd(), engine.take_lowest(), engine.present_ratio(),
-                       engine.collateral())
+            now = asleep.instant()
+        else:
+            engine = self.engine
+            now = Instant(engine.market.time, engine.equity_usd(), engine.take_lowest(), engine.present_ratio(),
+                          engine.collateral())
+        lows = [low for low in (self._bar_low, now.low) if low is not None]
+        self._bar_low = min(lows, default=None)
+        return replace(now, low=self._bar_low)
 
     def coins(self, data: Any, amount: float) -> float:
         """The size (contracts, whole lots) that stands for `amount` of the base coin, at the last price."""
@@ -529,6 +536,10 @@ class MarginBroker(BackBroker):
         self.notify(order)
         return order
 
+    def submit_accept(self, order: Any) -> Any:
+        self._joined = True
+        return super().submit_accept(order)
+
     def check_submitted(self) -> None:
         if not self.margined:
             super().check_submitted()
@@ -615,6 +626,7 @@ class MarginBroker(BackBroker):
         asleep, sleeper = self._asleep, self._sleeper
         if asleep is not None and sleeper is not None and self._sleeps_on(asleep, sleeper):
             return
+        self._bar_low = None
         bars = self.bars.fresh(self._feeds)
         if self._engine is None:
             if not bars:
@@ -646,6 +658,7 @@ class MarginBroker(BackBroker):
         self._revalue()
         if self._sleeper is not None:
             self._asleep = self._sleeper.look(engine, self.pending, self._switches[0].time if self._switches else None)
+            self._joined = False
             if self._asleep is not None:
                 engine.catch_up = self._to_the_present  # whoever kept the engine sees the present, too
 
@@ -653,12 +666,13 @@ class MarginBroker(BackBroker):
         """True in a bar that is slept through; otherwise the stretch has ended with the bar before."""
         at = sleeper.at
         stirred, self._stirred = self._stirred, False
-        if at > asleep.last or self.submitted or self._toactivate or self._cash_addition or (
-            stirred and not asleep.unchanged
+        if at > asleep.last or self.submitted or self._toactivate or self._cash_addition or self._joined or (
+            asleep.touched or (stirred and not asleep.unchanged)
         ):
             self._wake()
             return False
         asleep.at = at
+        self._bar_low = None
         return True
 
     def _to_the_present(self) -> None:

@@ -109,6 +109,8 @@ class Asleep:
     def __init__(self, engine: MarginEngine, stretch: Stretch, first: int, currency: str, floor: float) -> None:
         self.engine, self.stretch, self.first = engine, stretch, first
         self._state = (engine.state, engine.mode)
+        self._booked, self._said = engine.account.ledger, engine.events
+        self._counts = (len(self._booked), len(self._said))
         self.last = first + stretch.bars - 1
         # the present bar; the last one that the engine knows of; the last one whose lowest ratio was taken
         self.at = self.told = self._taken = first - 1
@@ -147,6 +149,11 @@ class Asleep:
             return {}
         rows = collateral(engine.account_pool(), self.closing, engine.rules)
         return {name: Collateral(*(self._each(part) for part in row)) for name, row in rows.items()}
+
+    @property
+    def touched(self) -> bool:
+        """True once something was booked or happened: what every bar asks, so cheaply."""
+        return (len(self._booked), len(self._said)) != self._counts
 
     @property
     def unchanged(self) -> bool:

@@ -22,7 +22,7 @@ from bt_margin.engine.clock import Deleveraging, ModeSwitch
 from bt_margin.plugin import feeds
 from bt_margin.plugin.analyzers import Recorder, entry_dict, event_dict
 from bt_margin.plugin.options import option_chain
-from tests.plugin.script import Diary, run, walk
+from tests.plugin.script import Diary, frame, run, walk
 
 LINEAR, OTHER, INVERSE, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USD:BTC", "BTC/USDT"
 FUTURE = "BTC/USDT:USDT-250926"
@@ -254,6 +254,46 @@ def test_a_held_position_is_mostly_slept_through(mode: str) -> None:
     data = walk(3, 900, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=900, freq="1min"))
     left = run({LINEAR: data}, {1: lambda s: s.buy(size=20)}, freqs={LINEAR: "1m"}, mode=mode)
     assert left.broker._sleeper.slept > 800
+
+
+@pytest.mark.parametrize("sleep", [False, True])
+@pytest.mark.parametrize("checksubmit", [False, True])
+def test_a_stop_that_joins_while_the_broker_sleeps_is_met_in_its_bar(sleep: bool, checksubmit: bool) -> None:
+    closes = [60_000.0] * 200 + [58_000.0] * 150
+    data = frame(closes, freq="1min")
+    left = run({LINEAR: data}, {150: lambda s: s.sell(size=1, exectype=bt.Order.Stop, price=59_000.0)},
+               freqs={LINEAR: "1m"}, sleep=sleep, checksubmit=checksubmit)
+    assert [(row[0], row[1]) for row in left.told][-1] == (200, "Completed")
+
+
+@pytest.mark.parametrize("sleep", [False, True])
+def test_a_refused_switch_is_told_with_the_next_bar(sleep: bool) -> None:
+    data = walk(3, 200, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=200, freq="1min"))
+    heard: list[int] = []
+
+    class Hears(Diary):
+        def notify_margin(self, event: Any) -> None:
+            heard.append(self.bars)
+
+    cerebro = bt.Cerebro(stdstats=False)
+    cerebro.broker = MarginBroker(mode="cross", cash=100.0, sleep=sleep)
+    cerebro.adddata(feeds.from_dataframe(data, LINEAR, "1m"))
+    cerebro.addstrategy(Hears, acts={120: lambda s: s.broker.switch_mode("portfolio")})
+    cerebro.run()
+    assert heard == [120]
+
+
+def test_reading_an_instant_takes_nothing_from_who_reads_next() -> None:
+    data = walk(3, 300, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=300, freq="1min"))
+    found = []
+    for reads in (None, lambda s: s.broker.instant()):
+        def add(cerebro: bt.Cerebro) -> None:
+            cerebro.addanalyzer(Recorder, _name="recorder")
+
+        left = run({LINEAR: data}, {1: lambda s: s.buy(size=20)}, freqs={LINEAR: "1m"}, each=reads, prepare=add)
+        found.append(left.analyzers.recorder.get_analysis()["series"]["margin_ratio"])
+    assert found[0] == found[1]
+    assert any(found[0])
 
 
 def test_an_engine_that_somebody_kept_shows_the_present() -> None:
