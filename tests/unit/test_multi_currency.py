@@ -20,7 +20,7 @@ from bt_margin.model.assessment import AccountReport, CurrencyReport
 from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
-from bt_margin.modes import borrow
+from bt_margin.modes import borrow, currencies
 from bt_margin.modes.assess import assess
 from bt_margin.modes.base import judge
 from bt_margin.modes.multi_currency import MULTI_CURRENCY, pools, risk_band
@@ -714,6 +714,44 @@ def test_the_initial_rate_of_a_debt_at_the_highest_setting(choice: str, initial:
     rules = load_rules("okx").overlay(parameters={"multi_currency": {"borrow_initial": choice}}).as_of(TIME)
     assert borrow.charge("BTC", 27.0, 2.0, {}, rules).initial == pytest.approx(27.0 * 2.0 * initial)
     assert borrow.charge("BTC", 27.0, 2.0, {"BTC": 5.0}, rules).initial == pytest.approx(27.0 * 2.0 * 0.2)
+
+
+def line(cash: float, accrued: float = 0.0, unrealised: float = 0.0, **frozen: float) -> currencies.Line:
+    held = [frozen.get(name, 0.0) for name in ("given", "premiums", "isolated", "fees")]
+    return currencies.Line("USDT", cash, accrued, unrealised, 0.0, *held, 1.0, cash - accrued + unrealised)
+
+
+def test_a_line_adds_up() -> None:
+    """OKX `eq`, `frozenBal`, `availEq`, and the balance that pays without borrowing (rule book section 1)."""
+    one = line(100.0, 5.0, 40.0, given=1.0, premiums=2.0, isolated=4.0, fees=8.0)
+    assert (one.equity, one.frozen, one.available_equity, one.available_balance) == (135.0, 15.0, 120.0, 80.0)
+    assert (one.potential_borrow, one.liability) == (0.0, 0.0)
+    two = line(-100.0, 5.0, 40.0, given=1.0)
+    assert (two.available_equity, two.available_balance) == (0.0, 0.0)
+    assert (two.potential_borrow, two.liability) == (66.0, 65.0)
+
+
+def test_interest_runs_on_owed_cash_or_on_losses_beyond_it() -> None:
+    owed = [line(-1.0, 0.0, 5.0), line(5.0, 0.0, -6.0), line(5.0, 5.5), line(5.0, 0.0, -4.0), line(0.0)]
+    assert [currencies.costs_interest(one) for one in owed] == [True, True, True, False, False]
+
+
+def test_what_orders_hold_leaves_adjusted_equity() -> None:
+    """A premium to be paid and the fee, in coins of the option, valued in USD (rule book section 2)."""
+    option = "BTC/USD:BTC-251226-100000-C"
+    prices = {"mark": {option: 0.05}, "index": {PAIR: 100_000.0, "BTC/USD": 100_000.0, "USDT/USD": 1.0}}
+    buy = {"symbol": option, "side": "buy", "amount": 100, "price": 0.04, "margin_mode": "cross"}
+    plain, ordered = (report({"BTC": 2.0}, discounts=FULL, orders=orders, prices=prices) for orders in ([], [buy]))
+    coin = row(ordered, "BTC")
+    assert coin.frozen == pytest.approx(0.04 + 0.0003)
+    gone = plain.account.adjusted_equity_usd - ordered.account.adjusted_equity_usd
+    assert gone == pytest.approx((0.04 + 0.0003) * 100_000.0)
+
+
+def test_an_isolated_loan_trades_no_coins_of_the_account() -> None:
+    pair = RULES.instrument(PAIR)
+    orders = [Order(1, pair, "buy", 1.0, 1e5, mode, leverage=5.0) for mode in ("cash", "cross", "isolated")]
+    assert [currencies.trades_coins(one) for one in orders] == [True, True, False]
 
 
 def test_defaults_of_borrowing() -> None:

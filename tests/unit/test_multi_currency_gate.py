@@ -186,7 +186,8 @@ def test_the_nearest_test_counts_and_only_what_orders_are_paid_in_is_asked() -> 
     e = engine(balances)  # with auto-borrow a spot order may be paid on credit, and nothing is asked of the coin
     trade(e, SWAP, "buy", 1)
     rest(e, PAIR, "sell", 0.4, 61_000.0)
-    assert spare(e) > 50_000.0
+    rest(e, PAIR, "sell", 0.4, 61_000.0, mode="cash")
+    assert spare(e) > 30_000.0
 
 
 def test_isolated_orders_are_paid_by_their_coin_alone() -> None:
@@ -199,4 +200,8 @@ def test_isolated_orders_are_paid_by_their_coin_alone() -> None:
     rest(e, SWAP, "sell", 5, 61_000.0, mode="isolated")
     (opening,) = e.account_pool().orders
     assert (opening.size, closing.size) == (5.0, 10.0)
-    assert spare(e) == pytest.approx(1_000 - 603 - 0.3 - 305)  # the account is not asked: isolated risk is its own
+    assert spare(e) == pytest.approx(1_000 - 603 - 0.3 - 305)
+    e = engine({"USDT": 2_000.0}, time=parse_time("2025-07-01", ""))
+    trade(e, SWAP, "buy", 100, leverage=50)  # a maintenance margin of 600 and a fee of 30
+    rest(e, SWAP, "buy", 5, 59_000.0, mode="isolated")
+    assert spare(e) == pytest.approx(2_000 - 30 - 295)  # the account is not asked: isolated risk is its own

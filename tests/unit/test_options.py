@@ -149,6 +149,30 @@ def test_orders_reserve_premium_or_margin() -> None:
         e.cancel(1)
 
 
+def test_what_an_isolated_sale_and_an_order_against_a_position_reserve() -> None:
+    """Rule book 3.3: a sale to open reserves its margin whichever pool it ends in, one that only closes nothing."""
+    e = engine(CALL, 0.05, mode="isolated")
+    instrument = e.rules.instrument(CALL)
+    fee = 0.0003
+    e.account.place(Order(1, instrument, "sell", 100, 0.06, "isolated"))
+    assert e.available("BTC") == pytest.approx(10 - 0.10 - fee)
+    e = engine(CALL, 0.05)
+    trade(e, CALL, "buy", 100, 0.05)
+    cash = 10 - 0.05 - fee
+    e.account.place(Order(90, instrument, "sell", 100, 0.04, "cross"))
+    assert e.available("BTC") == pytest.approx(cash)
+    e.account.place(Order(90, instrument, "sell", 150, 0.06, "cross"))  # 50 of it open
+    assert e.available("BTC") == pytest.approx(cash - 0.05 - fee / 2)
+
+
+@pytest.mark.parametrize(("price", "premium"), [(0.0008, 0.0008), (None, 0.0005)])
+def test_the_cap_of_an_orders_fee_is_measured_at_its_price(price: float | None, premium: float) -> None:
+    """Rule book section 10: at most 12.5 % of the premium, which is the order's; the last price's at the market."""
+    e = engine(CALL, 0.0005)
+    e.account.place(Order(1, e.rules.instrument(CALL), "buy", 100, price, "cross"))
+    assert e.available("BTC") == pytest.approx(10 - premium * (1 + 0.125), rel=1e-12)
+
+
 def test_no_money_no_option() -> None:
     e = engine(CALL, 0.05, cash=0.04)
     instrument = e.rules.instrument(CALL)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bt_margin.engine.engine import Fill, Refusal
-from tests.unit.test_engine import BTC, engine, moved, order, trade
+from bt_margin.engine.engine import Fill, MarginEngine, Refusal
+from bt_margin.model.account import Account
+from bt_margin.model.market import Market
+from bt_margin.modes import mode_named
+from bt_margin.rules.book import load_rules
+from tests.unit.test_engine import BTC, PRICES, SPOT, TIME, engine, moved, order, trade
 
 
 def test_an_order_that_only_reduced_goes_with_the_position_it_would_have_reduced() -> None:
@@ -76,3 +80,32 @@ def test_a_pair_that_costs_what_it_frees_leaves_a_breach_whatever_the_rounding()
         moved(e, btc=40_000.0)
         assert [x.name for x in e.events] == ["Warned", "Reduced", "Reduced", "Reduced", "TakenOver"]
         assert len(e.events[-1].keys) == 2  # type: ignore[attr-defined]
+
+
+def test_coins_that_orders_give_are_not_free() -> None:
+    """A spot order freezes what it gives; its fee comes out of what it receives."""
+    e = engine(cash=10_000.0)
+    trade(e, SPOT, "buy", 0.1, "cash", leverage=1.0)
+    cash, coins = e.account.balance("USDT"), e.account.balance("BTC")
+    assert (cash, coins) == (pytest.approx(4_000.0), pytest.approx(0.1, rel=0.01))
+    for id_, side, size in ((2, "buy", 0.04), (3, "sell", 0.05)):
+        assert not isinstance(
+            e.accept(order(e, SPOT, side, size, "cash", id_=id_, price=50_000.0, leverage=1.0)), Refusal
+        )
+    assert e.available("USDT") == pytest.approx(cash - 2_000.0)
+    assert e.available("BTC") == pytest.approx(coins - 0.05)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_opening_orders_count_in_maintenance_where_the_rules_say_so(counts: bool) -> None:
+    """`pending_in_maintenance`: in the tier and in the margin, at the mark (recorded: TIER-PEND)."""
+    book = load_rules("okx").overlay(parameters={"orders": {"pending_in_maintenance": counts}})
+    e = MarginEngine(Account({"USDT": 1e6}), mode_named("cross"), book, Market(TIME, PRICES, PRICES))
+    trade(e, BTC, "buy", 900, "cross")
+    assert not isinstance(e.accept(order(e, BTC, "buy", 200, "cross", id_=2, price=50_000.0)), Refusal)
+    (pool,) = e.assess().pools
+    tiers = e.rules.tiers(BTC)
+    size = 1_100.0 if counts else 900.0
+    assert tiers.at(1_100.0).number == tiers.at(900.0).number + 1
+    assert pool.maintenance_margin == pytest.approx(size * 0.01 * 60_000.0 * tiers.at(size).maintenance)
+    assert pool.initial_margin == pytest.approx((900 * 60_000 + 200 * 50_000) * 0.01 / 10)

@@ -9,6 +9,7 @@ from bt_margin.errors import InputError
 from bt_margin.model.account import Account, Order
 from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
+from bt_margin.modes.cross import early_cancellation, early_spare
 from bt_margin.rules.book import RuleBook, load_rules
 
 TIME = 1_760_000_000_000
@@ -43,6 +44,11 @@ def test_orders_fall_early_only_where_the_rules_say_so() -> None:
         out = Order(91, e.rules.instrument(SWAP), "sell", 100, 70_000.0, "cross", "net", 20.0, reduce_only=True)
         for order in (add, out):
             assert not isinstance(e.accept(order), Refusal)
+        if cancelled:  # equity less all initial margin; less maintenance of 90,000, and fee and margin of what opens
+            (pool,) = e.at_risk_pools()
+            left = (10_000 - 30 - 12.5 - 3_000 - 1_250) - 90_000 * 0.004 - (12.5 + 1_250)
+            assert float(early_spare(pool, e.market, e.rules)) == pytest.approx(left)
+            assert early_cancellation(pool, e.market, e.rules) == ()
         move(e, swap=55_500.0)
         gone = [x for x in e.events if x.name == "OrdersCancelled"]
         assert bool(gone) is cancelled
