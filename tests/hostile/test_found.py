@@ -29,7 +29,10 @@ from tests.unit.test_cli import call
 SWAP = "BTC/USDT:USDT"
 
 
-@pytest.mark.parametrize("size", [10**400, 1e300, 1e-320, -(2**70), 1e19], ids=["long", "1e300", "tiny", "-2^70", "1e19"])
+SIZES = {"long": 10**400, "huge": 1e300, "tiny": 1e-320, "minus": -(2**70), "large": 1e19}
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
 def test_a_number_beyond_all_sizes_is_refused_by_its_path(size: float) -> None:
     """It overflowed, or made figures that were infinite."""
     book = json.loads(json.dumps(BOOKS[0]))
@@ -65,7 +68,7 @@ def test_a_store_of_an_impossible_name_is_one_line(capsys: pytest.CaptureFixture
     {"parameters": {"liquidation": "x"}}, {"parameters": [1]}, {"instruments": {SWAP: {"contract_size": 10**400}}},
     {"instruments": {SWAP: {"tiers": [[10**400, 0.01, 0.02, 50]]}}},
     {"parameters": {"liquidation": {"liquidation_ratio": math.nan}}},
-    {"parameters": {"liquidation": {"liquidation_ratio": -1.0}}},
+    {"parameters": {"liquidation": {"liquidation_ratio": -1.0}}}, {"parameters": {"portfolio": {"mr9_tiers": [[]]}}},
 ])
 def test_overlays_that_are_none_are_refused(given: dict[str, Any]) -> None:
     """A ratio that is no number never liquidated."""
