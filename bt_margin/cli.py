@@ -53,7 +53,7 @@ def margin(
         raw = msgspec.json.decode(book.read_bytes())
     except OSError as error:
         raise InputError(f"book: cannot read {book}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"book: {book} is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise InputError(f"book: expected a JSON object, found {type(raw).__name__}")
@@ -262,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BtMarginError as error:
         print(f"bt-margin: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:  # a name too long, a folder that may not be written
+        _fail(error)
     except ValueError as error:
         if type(error).__module__.startswith("data_fetch"):
             _fail(error)

@@ -144,7 +144,10 @@ def load_file(path: Path, columns: Sequence[str], key: SeriesKey | None = None) 
         data = path.read_bytes()
         table = pq.read_table(pa.BufferReader(data))
         meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        rows = {c: np.ascontiguousarray(table.column(c).to_numpy().astype(dtype(c), copy=False)) for c in columns}
+        for c in columns:
+            if table.column(c).type.to_pandas_dtype() is not dtype(c) or table.column(c).null_count:
+                raise ValueError(f"{c} as {table.column(c).type} with {table.column(c).null_count} empty")
+        rows = {c: np.ascontiguousarray(table.column(c).to_numpy()) for c in columns}
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:

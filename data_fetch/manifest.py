@@ -160,7 +160,7 @@ class Manifest:
                 raise ValueError(f"the id {found.market_id} and the files {', '.join(found.files)[:80]}")
             found.asked = union(found.asked)
             return found
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if isinstance(error, DataError) and str(error).startswith(where):
                 raise
             raise DataError(f"{where}: expected a manifest, found {type(error).__name__}: {error}; "

@@ -51,8 +51,8 @@ class FundingSeries:
             raise InputError(f"funding: {len(self.times)} times but {len(self.rates)} rates")
         if len(self.times) > 1 and np.any(np.diff(self.times) <= 0):
             raise InputError("funding: settlement times must rise strictly")
-        if not np.all(np.isfinite(self.rates)):
-            raise InputError("funding: a rate is not finite; drop the row or repair it")
+        if not np.all(np.abs(self.rates) < 1.0):  # NaN as well; venues cap theirs at a few per cent
+            raise InputError("funding: expected finite fractions such as 0.0001, from -1 to 1; repair or drop the row")
 
 
 def settlements(

@@ -25,6 +25,7 @@ from bt_margin.model.borrowing import Borrowing, SpotUse
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.loan import LONG, MarginPosition, default_collateral
 from bt_margin.model.market import Market
+from bt_margin.model.number import LARGEST, SMALLEST, usable
 from bt_margin.modes import MODES, borrow, mode_named, options
 from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import account_pools, assess
@@ -522,16 +523,23 @@ def parse_time(text: str, path: str) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def _check_numbers(value: Any, path: str) -> None:
-    """Every number finite, every price above zero; the path names the first that is not."""
+_DEEPEST = 12
+"""Books have no more levels; what has is none, and would end the search in Python's own limit."""
+
+
+def _check_numbers(value: Any, path: str, depth: int = 0) -> None:
+    """Every number finite and within bounds, every price above zero; the path names the first that is not."""
+    if depth > _DEEPEST:
+        raise InputError(f"{path[:80]}: expected figures, found more than {_DEEPEST} levels of tables")
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_numbers(item, f"{path}.{key}" if path else str(key))
+            _check_numbers(item, f"{path}.{key}" if path else str(key), depth + 1)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            _check_numbers(item, f"{path}[{i}]")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{path}: expected a finite number, found {value}")
+            _check_numbers(item, f"{path}[{i}]", depth + 1)
+    elif isinstance(value, (int, float)) and not usable(value):
+        raise InputError(f"{path}: expected a finite number, 0 or {SMALLEST:g} to {LARGEST:g} in size, "
+                         f"found {value!r:.40}")
     elif isinstance(value, (int, float)) and path.startswith("prices.") and value <= 0:
         raise InputError(f"{path}: expected a price above zero, found {value}")
 

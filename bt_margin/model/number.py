@@ -13,6 +13,15 @@ Number = float | NDArray[np.float64]
 """One value, or a 1-D array over instants. Rules are written once and serve both."""
 
 
+SMALLEST, LARGEST = 1e-30, 1e18
+"""Sizes and prices that are not zero lie between these: a product or quotient of a few is neither lost nor infinite."""
+
+
+def usable(value: float) -> bool:
+    """True for zero and for finite numbers between the bounds, of either sign; false for NaN."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
+
 def larger(a: Number, b: Number) -> Number:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return np.maximum(a, b)

@@ -18,6 +18,7 @@ from bt_margin.engine.accrual import FundingSeries
 from bt_margin.errors import InputError
 from bt_margin.model.assessment import iso
 from bt_margin.model.instrument import Kind, parse
+from bt_margin.model.number import LARGEST, SMALLEST
 from bt_margin.plugin.array_feed import MARKS, ArrayFeed
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def from_dataframe(
     ):
         raise InputError(f"{symbol}: a candle's low or high lies inside its open and close; repair the data")
     volume = df["volume"] if "volume" in df.columns else None
-    columns["volume"] = np.zeros(len(df)) if volume is None else np.asarray(volume, dtype=float)
+    columns["volume"] = np.zeros(len(df)) if volume is None else _floats(volume, f"{symbol} volume")
     if mark is not None:
         if getattr(mark, "ndim", 1) == 1:
             closes = _prices(mark, f"{symbol} mark")
@@ -236,7 +237,7 @@ def from_dataframe(
                                     _prices(index, f"{symbol} index"))
     rates = None
     if funding is not None:
-        rates = FundingSeries(_index_ms(funding.index, f"{symbol} funding"), np.asarray(funding, dtype=float))
+        rates = FundingSeries(_index_ms(funding.index, f"{symbol} funding"), _floats(funding, f"{symbol} funding"))
     opens = stamps if stamp == "open" else stamps - step
     return make_feed(symbol, columns, opens, step, rates, "data frame")
 
@@ -274,9 +275,20 @@ def _aligned(ts: NDArray[np.int64], other: NDArray[np.int64],
     return found
 
 
+def _floats(values: Any, what: str) -> NDArray[np.float64]:
+    """Real numbers as float64. Raises InputError for texts, dates, truths and complex numbers."""
+    array = np.asarray(values)
+    try:
+        if array.ndim != 1 or array.dtype.kind not in "iufO":
+            raise ValueError
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{what}: expected one row of numbers, found {array.dtype}; repair the data") from None
+
+
 def _prices(values: Any, what: str) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=float)
-    bad = ~np.isfinite(array) | (array <= 0)
+    array = _floats(values, what)
+    bad = ~((array >= SMALLEST) & (array <= LARGEST))
     if bad.any():
         row = int(np.argmax(bad))
         raise InputError(f"{what}: expected finite prices above zero, found {array[row]} in row {row}; repair the data")
@@ -289,19 +301,26 @@ def _index_ms(index: Any, what: str) -> NDArray[np.int64]:
     if getattr(index, "tz", None) is not None:
         index = index.tz_convert("UTC").tz_localize(None)
     stamps = np.asarray(index.values.astype("datetime64[ms]").astype(np.int64))
+    if len(stamps) and not (stamps.min() >= 0 and stamps.max() < _END_OF_DATES):
+        raise InputError(f"{what}: expected times from 1970 to 2262, found none or others; repair the index")
     if len(stamps) > 1 and np.any(np.diff(stamps) <= 0):
         raise InputError(f"{what}: times must rise strictly; sort the index and drop duplicates")
     return stamps
 
 
+_END_OF_DATES = 9_214_646_400_000  # 2262-01-01, about where pandas' own nanoseconds end
+_LONGEST = 366 * 86_400_000
 _UNITS = {"s": 1_000, "m": 60_000, "h": HOUR, "d": 86_400_000}
 
 
 def _timeframe_ms(text: str) -> int:
     number, unit = text[:-1], text[-1:]
-    if not number.isdigit() or int(number) < 1 or unit not in _UNITS:
+    if not (number.isascii() and number.isdigit()) or int(number) < 1 or unit not in _UNITS:
         raise InputError(f"timeframe: expected such as 1m, 5m, 1h or 1d, found {text!r}")
-    return int(number) * _UNITS[unit]
+    step = int(number) * _UNITS[unit]
+    if step > _LONGEST:
+        raise InputError(f"timeframe: expected at most a year, found {text[:40]!r}")
+    return step
 
 
 def _bt_timeframe(step: int) -> tuple[int, int]:

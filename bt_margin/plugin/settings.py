@@ -14,6 +14,7 @@ from bt_margin.modes import MODES, mode_named
 from bt_margin.plugin.path import PATHS
 from bt_margin.rules.book import RuleBook, load_rules
 from bt_margin.rules.credit import RateSeries
+from bt_margin.rules.overlay import entries
 
 OWN: dict[str, Any] = {
     "mode": None,
@@ -59,7 +60,7 @@ def validate(p: Any) -> None:
     for currency, amount in opening_balances(p).items():
         if not isinstance(amount, numbers.Real) or not 0 <= amount < float("inf"):
             raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
-    for currency, rate in _table(p.interest, "interest").items():
+    for currency, rate in entries(p.interest, "interest").items():
         known = isinstance(rate, numbers.Real) and not isinstance(rate, bool) and 0 <= float(rate) < float("inf")
         if not (known or isinstance(rate, RateSeries)):
             raise InputError(
@@ -78,9 +79,9 @@ def validate(p: Any) -> None:
 
 def borrowing(p: Any) -> Borrowing:
     """What the account's owner chose about borrowing, in the shape of a book file's `borrow`."""
-    wanted = dict(_table(p.borrow, "borrow"))
+    wanted = dict(entries(p.borrow, "borrow"))
     auto, off = wanted.pop("auto", True), wanted.pop("collateral_off", ())
-    leverage = _table(wanted.pop("leverage", {}), "borrow.leverage")
+    leverage = entries(wanted.pop("leverage", {}), "borrow.leverage")
     if wanted:
         raise InputError(f"borrow: expected auto, leverage or collateral_off, found {next(iter(wanted))!r}")
     if not isinstance(auto, bool):
@@ -91,15 +92,6 @@ def borrowing(p: Any) -> Borrowing:
         if not isinstance(value, numbers.Real) or not 1 <= float(value) < float("inf"):
             raise InputError(f"borrow.leverage.{currency}: expected a setting of 1 or more, found {value!r}")
     return Borrowing(auto, {currency: float(value) for currency, value in leverage.items()}, frozenset(off))
-
-
-def _table(given: Any, name: str) -> Mapping[str, Any]:
-    """What is given by currency or by key; nothing is an empty table."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InputError(f"{name}: expected a table such as {{key: value}}, found {given!r}")
-    return given
 
 
 def opening_balances(p: Any) -> dict[str, float]:

@@ -10,8 +10,6 @@ import re
 from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
-import msgspec
-
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.instrument import Instrument, Kind, parse
 from bt_margin.rules.credit import BorrowRow, MultiCurrencyRow, QuotaRow, RateSeries
@@ -42,6 +40,7 @@ from bt_margin.rules.tables import (
     OptionRow,
     OrderRow,
     TierRow,
+    row_of,
 )
 from bt_margin.rules.tiers import Tiers
 
@@ -236,7 +235,7 @@ class Rules:
         if found is None:
             names = {subject.partition(".")[2] for subject in self._tables["options"]}
             figures = {name: self._coin_figure("options", base, name) for name in sorted(names)}
-            found = self._options[base] = msgspec.convert(figures, OptionRow)
+            found = self._options[base] = row_of(OptionRow, figures, "rules.options")
         return found
 
     def _coin_figure(self, table: str, base: str, name: str) -> Any:
@@ -277,42 +276,42 @@ class Rules:
         found = self._portfolio.get((shape, base))
         if found is None:
             figures = {part.name: self._coin_figure("portfolio", base, part.name) for part in fields(shape)}
-            found = self._portfolio[shape, base] = msgspec.convert(figures, shape)
+            found = self._portfolio[shape, base] = row_of(shape, figures, "rules.portfolio")
         return found
 
     @property
     def liquidation(self) -> LiquidationRow:
         """How a breached pool is undone. Raises NoRuleInForce."""
         if self._liquidation is None:
-            self._liquidation = msgspec.convert(self._parameters("liquidation"), LiquidationRow)
+            self._liquidation = row_of(LiquidationRow, self._parameters("liquidation"), "rules.liquidation")
         return self._liquidation
 
     @property
     def orders(self) -> OrderRow:
         """What resting orders cost. Raises NoRuleInForce."""
         if self._orders is None:
-            self._orders = msgspec.convert(self._parameters("orders"), OrderRow)
+            self._orders = row_of(OrderRow, self._parameters("orders"), "rules.orders")
         return self._orders
 
     @property
     def margin(self) -> MarginRow:
         """How isolated spot margin books a position. Raises NoRuleInForce."""
         if self._margin is None:
-            self._margin = msgspec.convert(self._parameters("margin"), MarginRow)
+            self._margin = row_of(MarginRow, self._parameters("margin"), "rules.margin")
         return self._margin
 
     @property
     def delivery(self) -> DeliveryRow:
         """How futures are delivered and options exercised. Raises NoRuleInForce."""
         if self._delivery is None:
-            self._delivery = msgspec.convert(self._parameters("delivery"), DeliveryRow)
+            self._delivery = row_of(DeliveryRow, self._parameters("delivery"), "rules.delivery")
         return self._delivery
 
     @property
     def multi_currency(self) -> MultiCurrencyRow:
         """What multi-currency margin lets an account do, and how open questions are settled. Raises NoRuleInForce."""
         if self._multi_currency is None:
-            self._multi_currency = msgspec.convert(self._parameters("multi_currency"), MultiCurrencyRow)
+            self._multi_currency = row_of(MultiCurrencyRow, self._parameters("multi_currency"), "rules.multi_currency")
         return self._multi_currency
 
     def margin_formula(self, direction: str, base_margin: bool) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Kind, is_symbol, parse
+from bt_margin.model.number import LARGEST, usable
 from bt_margin.rules.credit import BorrowRow, MultiCurrencyRow
 from bt_margin.rules.discounts import DiscountRow
 from bt_margin.rules.families import candidates
@@ -28,6 +26,7 @@ from bt_margin.rules.tables import (
     MarginTierRow,
     OrderRow,
     TierRow,
+    row_of,
 )
 
 PARAMETER_ROWS: dict[str, Any] = {
@@ -46,12 +45,11 @@ def instruments(tables: Tables, given: Mapping[str, Mapping[str, Any]]) -> dict[
     """
     base = tables["instruments"]
     listed, ladders, borrowing = dict(base), dict(tables["position_tiers"]), dict(tables["margin_tiers"])
-    for symbol, entry in given.items():
+    for symbol, entry in entries(given, "instruments").items():
         path = f"instruments.{symbol}"
         if not isinstance(symbol, str) or not is_symbol(symbol):
             raise InputError(f"{path}: expected a unified symbol such as BTC/USDT or BTC/USDT:USDT")
-        if not isinstance(entry, Mapping):
-            raise InputError(f"{path}: expected a table of figures, found {entry!r}")
+        entry = entries(entry, path)
         for key in entry:
             if key not in (*_FIGURES, "tiers"):
                 raise InputError(f"{path}.{key}: unknown key; expected contract_size, tick, lot or tiers")
@@ -77,7 +75,7 @@ def fees(base: Table, given: Mapping[str, Mapping[str, float]]) -> Table:
     Raises InputError with the path.
     """
     table = dict(base)
-    for kind, rates in given.items():
+    for kind, rates in entries(given, "fees").items():
         path = f"fees.{kind}"
         if kind not in FEE_KINDS:
             raise InputError(f"{path}: unknown kind; expected one of {', '.join(FEE_KINDS)}")
@@ -100,7 +98,7 @@ def discounts(base: Table, given: Mapping[str, Any]) -> Table:
     Raises InputError with the path.
     """
     table = dict(base)
-    for currency, rows in given.items():
+    for currency, rows in entries(given, "discounts").items():
         path = f"discounts.{currency}"
         row = DiscountRow(_code(currency, path), "coin", _rows(rows, 2, path, "[upper bound in coin, rate]"), path=path)
         row.tiers  # noqa: B018  a wrong row is refused here, not at the first assessment
@@ -114,7 +112,7 @@ def borrow_tiers(base: Table, given: Mapping[str, Any]) -> Table:
     Raises InputError with the path.
     """
     table, shape = dict(base), "[max amount, maintenance rate, initial rate]"
-    for currency, rows in given.items():
+    for currency, rows in entries(given, "borrow_tiers").items():
         path = f"borrow_tiers.{currency}"
         row = BorrowRow(_code(currency, path), _rows(rows, 3, path, shape), path=path)
         if not row.rows:
@@ -145,23 +143,20 @@ def parameters(tables: Tables, given: Mapping[str, Mapping[str, Any]]) -> dict[s
     Raises InputError with the path for a table, a parameter or a value that does not exist.
     """
     found: dict[str, Table] = {}
-    for name, choices in given.items():
+    for name, choices in entries(given, "parameters").items():
         if name == "portfolio":
             found[name] = portfolio(tables[name], choices)
             continue
         if name not in PARAMETER_ROWS:
             raise InputError(f"rules.{name}: expected one of {', '.join(PARAMETER_ROWS)}, portfolio")
         table = dict(tables[name])
-        for parameter, value in choices.items():
+        for parameter, value in entries(choices, f"rules.{name}").items():
             path = f"rules.{name}.{parameter}"
             if parameter not in table:
                 raise InputError(f"{path}: unknown; expected one of {', '.join(sorted(table))}")
             table[parameter] = _always(value, path)
         first = {parameter: history.revisions[0].row for parameter, history in table.items()}
-        try:
-            msgspec.convert(first, PARAMETER_ROWS[name])
-        except msgspec.ValidationError as error:
-            raise InputError(f"rules.{name}: {error}") from None
+        row_of(PARAMETER_ROWS[name], first, f"rules.{name}")
         found[name] = table
     return found
 
@@ -171,10 +166,8 @@ def portfolio(base: Table, given: Mapping[str, Any]) -> Table:
 
     Raises InputError with the path.
     """
-    if not isinstance(given, Mapping):
-        raise InputError(f"portfolio: expected a table of parameters, found {given!r}")
     table = dict(base)
-    for key in sorted(given, key=lambda key: "." in str(key)):  # one coin's after every coin's
+    for key in sorted(entries(given, "portfolio"), key=lambda key: "." in str(key)):  # one coin's after every coin's
         path = f"portfolio.{key}"
         coin, _, parameter = str(key).rpartition(".")
         row = checked(parameter, given[key], path)
@@ -197,6 +190,15 @@ def _same_columns(table: Table) -> None:
             "portfolio.mr9_tiers: expected rows [upper bound, factor above the first price, a factor for each of "
             "mr9_prices]"
         )
+
+
+def entries(given: Any, path: str) -> Mapping[str, Any]:
+    """What is given by name; nothing is an empty table. Raises InputError for anything else."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{path}: expected a table such as {{key: value}}, found {given!r}")
+    return given
 
 
 def _always(row: Any, path: str) -> History[Any]:
@@ -247,8 +249,8 @@ def _ladder(symbol: str, rows: Any, path: str, spot: bool) -> TierRow | MarginTi
 
 def _number(value: Any, path: str, key: str) -> float:
     """A finite number that its key allows: sizes above zero, steps not negative, rates between -1 and 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{path}: expected a finite number, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not usable(value):
+        raise InputError(f"{path}: expected a finite number, at most {LARGEST:g}, found {value!r}")
     if key == "contract_size" and value <= 0:
         raise InputError(f"{path}: expected a number above zero, found {value!r}")
     if key in ("tick", "lot") and value < 0:

@@ -158,6 +158,8 @@ def checked(parameter: str, value: Any, path: str) -> Any:
     figures = [found]
     if isinstance(found, tuple):
         figures = [x for entry in found for x in (entry if isinstance(entry, tuple) else (entry,))]
+        if () in found:
+            raise InputError(f"{path}: expected rows with an upper bound, found an empty one")
         bounds = [entry[0] for entry in found if isinstance(entry, tuple)]
         if bounds != sorted(set(bounds)):
             raise InputError(f"{path}: expected rising upper bounds, found {bounds}")

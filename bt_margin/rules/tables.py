@@ -6,6 +6,7 @@ values. Times are UTC; rates are fractions; sizes are contracts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -14,11 +15,13 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 import msgspec
 
 from bt_margin.errors import InputError
+from bt_margin.model.number import usable
 from bt_margin.rules.tiers import Tier, Tiers
 
 Grade = Literal["official", "recorded", "snapshot", "rewrite", "derived", "inferred", "user"]
 FeeKind = Literal["spot", "margin", "swap", "future", "option"]
 FEE_KINDS: tuple[str, ...] = get_args(FeeKind)
+Row = TypeVar("Row")
 
 # -- rows: what a caller gets ---------------------------------------------------------------------------
 
@@ -181,6 +184,19 @@ class InterestRow:
     """What a borrowed coin costs an hour, as a fraction of the debt."""
 
     hourly: float
+
+
+def row_of(shape: type[Row], figures: Mapping[str, Any], path: str) -> Row:
+    """A row put together from single parameters, its figures zero or above. Raises InputError naming `path`."""
+    try:
+        row: Row = msgspec.convert(dict(figures), shape)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
+    for name in figures:
+        value = getattr(row, name, 0.0)
+        if isinstance(value, float) and not (value >= 0 and usable(value)):
+            raise InputError(f"{path}.{name}: expected a finite number, zero or above, found {value!r}")
+    return row
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,7 +7,6 @@ boundary.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from decimal import ROUND_DOWN, Decimal
 from itertools import pairwise
 
 from bt_margin.errors import InputError
+from bt_margin.model.number import LARGEST, usable
 
 _MOST_TIERS = 1000  # the longest ladder recorded has 99; a step that never reaches its end is a typing error
 
@@ -110,8 +110,8 @@ def _tier(number: int, row: Sequence[float], path: str) -> Tier:
     if isinstance(row, (str, bytes)) or not isinstance(row, Sequence) or len(row) != 4:
         raise InputError(f"{path}: expected [max size, maintenance, initial, max leverage], found {row!r}")
     for value in row:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise InputError(f"{path}: expected four finite numbers above zero, found {value!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value > 0 and usable(value)):
+            raise InputError(f"{path}: expected four finite numbers above zero, at most {LARGEST:g}, found {value!r}")
     size, maintenance, initial, leverage = map(float, row)
     if maintenance >= initial:
         raise InputError(f"{path}: maintenance rate {maintenance:g} must be below initial rate {initial:g}")

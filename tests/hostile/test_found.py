@@ -1,0 +1,125 @@
+"""What hostile input found, each held by its smallest case: one error of ours, where another or none was."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bt_margin import PositionBuilder
+from bt_margin.engine.accrual import FundingSeries
+from bt_margin.errors import InputError
+from bt_margin.plugin import feeds
+from bt_margin.rules import loading
+from bt_margin.rules.book import RuleBook, load_rules
+from data_fetch import DataError
+from data_fetch.files import load_file
+from data_fetch.manifest import Manifest
+from tests.hostile.books import BOOKS
+from tests.hostile.candles import good
+from tests.unit.test_cli import call
+
+SWAP = "BTC/USDT:USDT"
+
+
+SIZES = {"long": 10**400, "huge": 1e300, "tiny": 1e-320, "minus": -(2**70), "large": 1e19}
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+def test_a_number_beyond_all_sizes_is_refused_by_its_path(size: float) -> None:
+    """It overflowed, or made figures that were infinite."""
+    book = json.loads(json.dumps(BOOKS[0]))
+    book["positions"][0]["contracts"] = size
+    with pytest.raises(InputError, match=r"positions\[0\].contracts: expected a finite number, 0 or 1e-30 to 1e\+18"):
+        PositionBuilder.from_dict(book)
+
+
+def test_a_book_of_too_many_levels_is_refused() -> None:
+    nest: Any = []
+    for _ in range(2_000):
+        nest = [nest]
+    with pytest.raises(InputError, match="more than 12 levels"):
+        PositionBuilder.from_dict({**BOOKS[0], "orders": nest})
+
+
+@pytest.mark.parametrize("content", [b"\x80{}", b"[" * 50_000, b'{"time": "\xff"}', b'{"a":' * 900 + b"1" + b"}" * 900])
+def test_a_book_that_is_no_text_is_one_line(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "book.json"
+    path.write_bytes(content)
+    assert call("margin", str(path)) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_a_store_of_an_impossible_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("check", "--store", "A" * 3_000) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [
+    {"instruments": " "}, {"instruments": {SWAP: " "}}, {"fees": [1]}, {"discounts": 5}, {"borrow_tiers": "BTC"},
+    {"parameters": {"liquidation": "x"}}, {"parameters": [1]}, {"instruments": {SWAP: {"contract_size": 10**400}}},
+    {"instruments": {SWAP: {"tiers": [[10**400, 0.01, 0.02, 50]]}}},
+    {"parameters": {"liquidation": {"liquidation_ratio": math.nan}}},
+    {"parameters": {"liquidation": {"liquidation_ratio": -1.0}}}, {"parameters": {"portfolio": {"mr9_tiers": [[]]}}},
+])
+def test_overlays_that_are_none_are_refused(given: dict[str, Any]) -> None:
+    """A ratio that is no number never liquidated."""
+    with pytest.raises(InputError, match="expected"):
+        load_rules("okx").overlay(**given)
+
+
+def test_a_table_without_one_of_its_parameters_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "delivery.toml"
+    path.write_text('[sources]\na = "page"\n[[revision]]\nparameter = "fee"\nvalue = 0.0001\n'
+                    'effective = 2020-01-01T00:00:00Z\nevidence = "official"\nsource = "a"\n', "utf-8")
+    tables = {**loading.read("okx"), "delivery": loading.read_table(path, "delivery")}
+    with pytest.raises(InputError, match=r"rules\.delivery: .*average_minutes"):
+        RuleBook(tables).as_of(1_760_000_000_000).delivery  # noqa: B018
+
+
+@pytest.mark.parametrize(("column", "says"), [
+    (["x"] * 6, "numbers"), ([1j] * 6, "numbers"), ([True] * 6, "numbers"), ([1e300] * 6, "above zero"),
+    ([10**400] * 6, "numbers"),
+])
+def test_columns_of_other_types_are_refused(column: list[Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        feeds.from_dataframe(good().assign(close=column), SWAP)
+
+
+@pytest.mark.parametrize("timeframe", ["²h", "99999999999d"])
+def test_timeframes_that_are_none_are_refused(timeframe: str) -> None:
+    with pytest.raises(InputError, match="timeframe"):
+        feeds.from_dataframe(good(), SWAP, timeframe)
+
+
+@pytest.mark.parametrize("index", [pd.DatetimeIndex([pd.NaT] * 6), pd.date_range("1901-01-01", periods=6, freq="1h")])
+def test_times_that_are_none_are_refused(index: Any) -> None:
+    with pytest.raises(InputError, match="1970"):
+        feeds.from_dataframe(good().set_axis(index), SWAP)
+
+
+@pytest.mark.parametrize("rate", [1e200, -1.0, math.nan])
+def test_funding_that_takes_more_than_the_position_is_refused(rate: float) -> None:
+    """Beside 1e200 the money of the account was lost in the rounding."""
+    with pytest.raises(InputError, match="from -1 to 1"):
+        FundingSeries(np.array([1_760_000_000_000]), np.array([rate]))
+
+
+def test_a_column_with_holes_is_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "2025.parquet"
+    pq.write_table(pa.table({"ts": [1, None, 3], "rate": [1.0, 2.0, 3.0], "served_ms": [1, 2, 3]}), path)
+    with pytest.raises(DataError, match="with 1 empty"):
+        load_file(path, ("ts", "rate", "served_ms"))
+
+
+def test_a_manifest_of_endless_levels_is_refused() -> None:
+    with pytest.raises(DataError, match="expected a manifest"):
+        Manifest.load(b"[" * 50_000, "here")

@@ -1,0 +1,222 @@
+"""Extremes: falls of 99 %, gaps, halts, ends of feeds, many orders, many instruments, in every mode.
+
+Each run is made twice, bar by bar and sleeping through what is quiet, and both tell the same; money is conserved (`run`
+asserts it); what the account says in the end adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import backtrader as bt
+import numpy as np
+import pandas as pd
+import pytest
+
+from bt_margin.errors import MissingPrice
+from bt_margin.plugin import feeds
+from bt_margin.plugin.analyzers import entry_dict, event_dict
+from tests.plugin.script import BTC, ETH, SPOT, Diary, frame, run
+from tests.plugin.test_sleep import MODES, differences
+
+HOUR = 3_600_000
+
+
+def twice(frames: Mapping[str, pd.DataFrame], acts: Mapping[int, Any] | None = None, **more: Any) -> Diary:
+    """The run bar by bar, once it is known to be the run that sleeps."""
+    awake, asleep = (run(frames, acts, sleep=sleep, **more) for sleep in (False, True))
+
+    def told(s: Diary) -> dict[str, Any]:
+        return {"told": s.told, "values": s.values, "cashes": s.cashes, "end": s.broker.getvalue(),
+                "ledger": [entry_dict(e) for e in s.broker.ledger], "events": [event_dict(e) for e in s.broker.events]}
+
+    found = differences(told(awake), told(asleep), near=1e-12 if more.get("mode") == "portfolio" else 0.0)
+    assert not found, found[:5]
+    assert np.all(np.isfinite(awake.values))
+    times = [entry.time for entry in awake.broker.ledger]
+    assert times == sorted(times)
+    return awake
+
+
+def names(s: Diary) -> list[str]:
+    return [event.name for event in s.broker.events]
+
+
+def buy(size: float = 100.0, **more: Any) -> dict[int, Any]:
+    return {1: lambda s: s.buy(size=size, **more)}
+
+
+@pytest.mark.parametrize(("mode", "jump"), [(mode, jump) for jump in (False, True) for mode in MODES
+                                            if jump or mode != "portfolio"])  # there 80 slices, each solved for
+def test_a_fall_of_99_percent_ends_a_long_and_enriches_a_short(mode: str, jump: bool) -> None:
+    opened = 600.0 if jump else 60_000.0
+    fall = [60_000, 60_000, (opened, opened, 600.0, 600.0), *[600] * 90]
+    long = twice({BTC: frame(fall)}, buy(), mode=mode)
+    assert long.forced()
+    assert long.position.size == 0
+    assert len(long.trades) == 1
+    assert 0.0 <= long.values[-1] < 5_000.0
+    assert all(balance >= 0.0 for balance in long.broker.account.balances.values())
+    short = twice({BTC: frame(fall)}, {1: lambda s: s.sell(size=100)}, mode=mode)
+    assert not short.forced()
+    assert short.position.size == -100
+    assert short.values[-1] == pytest.approx(10_000 + 59_400 - 30, rel=1e-9)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("price", [0.0, float("nan")])
+def test_a_price_of_zero_is_one_clear_error_asleep_or_awake(mode: str, price: float) -> None:
+    data = frame([60_000.0] * 200)
+    columns = {name: data[name].to_numpy().copy() for name in data.columns}
+    columns["low"][150] = price
+    opens = data.index.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
+    said = []
+    for sleep in (True, False):
+        from bt_margin import MarginBroker
+
+        cerebro = bt.Cerebro(stdstats=False)
+        cerebro.broker = MarginBroker(mode=mode, cash=10_000.0, leverage=10.0, sleep=sleep)
+        cerebro.adddata(feeds.make_feed(BTC, columns, opens, HOUR, None, "test"))
+        cerebro.addstrategy(Diary, acts=buy(10))
+        with pytest.raises(MissingPrice, match=r"BTC/USDT:USDT.*2025-09-26T07:00:00Z.*repair") as error:
+            cerebro.run()
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize(("hours", "after"), [(48, 42_000.0), (48, 59_000.0), (10, 59_000.0)],
+                         ids=["weekend and fall", "weekend", "halt"])
+def test_funding_falls_due_while_no_bars_come(mode: str, hours: int, after: float) -> None:
+    """A weekend or a halt: settlements at their own times, the jump judged at the first price after it."""
+    data = frame([60_000] * 10 + [after] * 40)
+    data.iloc[10, :3] = after  # the first bar after it opens there
+    data.index = data.index[:10].append(data.index[10:] + pd.Timedelta(hours=hours))
+    start = data.index[0].value // 1_000_000
+    due = pd.date_range(data.index[0] + pd.Timedelta(hours=1), data.index[-1], freq="8h").floor("8h").unique()
+    due = due[due > data.index[0]]
+    rates = pd.Series(0.0001, due)
+    s = twice({BTC: data}, buy(), mode=mode, feed={BTC: {"funding": rates}})
+    halt = (start + 10 * HOUR, start + (10 + hours) * HOUR)
+    paid = [e for e in s.broker.ledger if e.kind == "funding" and halt[0] < e.time <= halt[1]]
+    assert [e.time for e in paid] == [t.value // 1_000_000 for t in due if halt[0] < t.value // 1_000_000 <= halt[1]]
+    assert len(paid) == hours // 8
+    assert sum(e.total for e in paid) == pytest.approx(-len(paid) * 60_000 * 0.0001, rel=1e-6)
+    if after == 42_000.0:
+        assert "TakenOver" in names(s)
+        taken = next(e for e in s.broker.events if e.name == "TakenOver")
+        assert taken.time == halt[1]  # where the price came, not where bars ended
+        assert s.position.size == 0
+    else:
+        assert s.position.size == 100
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+def test_of_two_clocks_the_quick_one_kills(mode: str) -> None:
+    quick = frame([60_000] * 90 + [(60_000.0, 60_000.0, 45_000.0, 46_000.0)] + [46_000] * 89, "1min")
+    slow = frame([3_000, 3_000, 3_000], "1h")
+    s = twice({BTC: quick, ETH: slow}, buy(), mode=mode, freqs={BTC: "1m", ETH: "1h"})
+    taken = next(e for e in s.broker.events if e.name == "TakenOver")
+    minute = quick.index[0].value // 1_000_000 + 90 * 60_000
+    assert minute <= taken.time <= minute + 60_000
+    assert s.position.size == 0
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+def test_where_marks_end_the_last_price_judges_and_that_is_said(mode: str) -> None:
+    """Marks hold up through a wick of the first half; a wick after their end kills."""
+    wick = (60_000.0, 60_000.0, 45_000.0, 60_000.0)
+    data = frame([60_000] * 80 + [wick] + [60_000] * 80 + [wick] + [60_000] * 40)
+    marks = frame([60_000] * 120)[["open", "high", "low", "close"]]
+    s = twice({BTC: data}, buy(), mode=mode, feed={BTC: {"mark": marks}})
+    taken = [e for e in s.broker.events if e.name == "TakenOver"]
+    assert len(taken) == 1
+    assert (taken[0].time - data.index[0].value // 1_000_000) // HOUR in (161, 162)
+    assert any("mark" in warning for warning in s.broker.report().warnings)
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+def test_a_contract_whose_feed_ends_stays_and_dies_with_its_account(mode: str) -> None:
+    """BTC is delisted at bar 80 with a position open; ETH goes on, and falls."""
+    btc, eth = frame([60_000] * 80), frame([3_000] * 160 + [(3_000.0, 3_000.0, 1_500.0, 1_500.0)] + [1_500] * 20)
+
+    def both(s: Diary) -> None:
+        s.buy(data=s.datas[0], size=20)
+        s.buy(data=s.datas[1], size=150)
+
+    s = twice({BTC: btc, ETH: eth}, {1: both}, mode=mode)
+    assert s.bars == 181
+    assert s.getposition(s.datas[1]).size == 0
+    assert "TakenOver" in names(s)
+    left = s.getposition(s.datas[0]).size
+    assert left == sum(p.size for p in s.broker.account.positions.values())
+    assert left == (20 if mode == "isolated" else 0)  # isolated: the other position is not touched
+    assert s.values[-1] >= 0.0
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize("last", [False, True], ids=["first bar", "last bar"])
+def test_liquidation_in_the_first_bar_of_a_position_and_in_the_last_of_the_run(mode: str, last: bool) -> None:
+    wick = (60_000.0, 60_000.0, 45_000.0, 46_000.0)
+    bars = [60_000] * 100 + [wick] if last else [60_000, wick, *[46_000] * 90]
+    s = twice({BTC: frame(bars)}, buy(), mode=mode)
+    assert "TakenOver" in names(s)
+    assert len(s.forced()) >= 1
+    assert s.position.size == 0
+    assert not s.broker.account.positions
+    assert len(s.trades) == 1
+    cost = sum(e.total for e in s.broker.ledger)
+    assert s.broker.getvalue() == pytest.approx(max(10_000.0 + cost, 1e-9), abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+def test_all_resting_orders_go_with_the_account_and_each_is_told(mode: str) -> None:
+    def place(s: Diary) -> None:
+        s.buy(size=100)
+        for i in range(40):
+            s.buy(size=0.01, exectype=bt.Order.Limit, price=20_000 + i)
+
+    wick = (60_000.0, 60_000.0, 45_000.0, 46_000.0)
+    s = twice({BTC: frame([60_000] * 80 + [wick] + [46_000] * 10)}, {1: place}, mode=mode)
+    (cancelled,) = [e for e in s.broker.events if e.name == "OrdersCancelled"]
+    assert len(cancelled.orders) == 40
+    assert sum(o.status == o.Canceled for o in {o.ref: o for o in s.orders}.values()) == 40
+    assert not s.broker.account.orders
+    assert not s.broker.pending
+    assert s.position.size == 0
+
+
+@pytest.mark.parametrize("mode", ["cross"])
+def test_thirty_instruments_fall_together(mode: str) -> None:
+    symbols = [f"C{i:02d}/USDT:USDT" for i in range(30)]
+    listed = {name: {"contract_size": 1.0, "tick": 0.01, "lot": 0.01, "tiers": [[1e6, 0.01, 0.02, 50]]}
+              for name in symbols}
+    data = frame([100.0] * 4 + [(100.0, 100.0, 70.0, 70.0)] + [70.0] * 2)
+
+    def all_of_them(s: Diary) -> None:
+        for feed in s.datas:
+            s.buy(data=feed, size=13)  # 39,000 in all on 10,000
+
+    s = twice(dict.fromkeys(symbols, data), {2: all_of_them}, mode=mode, instruments=listed, leverage=5.0)
+    assert len([o for o in s.filled() if o[0] > 0]) == 30
+    assert "TakenOver" in names(s) or "Reduced" in names(s)
+    held = {key.symbol: p.size for key, p in s.broker.account.positions.items()}
+    for feed in s.datas:
+        assert s.getposition(feed).size == held.get(feed._name, 0.0)
+    paid = sum(e.total for e in s.broker.ledger)
+    open_profit = sum(p.size * (70.0 - p.entry_price) for p in s.broker.account.positions.values())
+    assert s.broker.getvalue() == pytest.approx(max(10_000.0 + paid + open_profit, 1e-9), abs=1e-6)
+    assert s.broker.report().account.equity_usd == pytest.approx(s.broker.getvalue(), abs=1e-6)
+
+
+def test_spot_goes_on_when_its_contract_has_ended() -> None:
+    """A hedge loses one leg's feed: the other leg's prices judge both."""
+    def both(s: Diary) -> None:
+        s.sell(data=s.datas[0], size=10)
+        s.buy(data=s.datas[1], size=0.1)
+
+    s = twice({BTC: frame([60_000] * 80), SPOT: frame([60_000] * 80 + [30_000] * 80)}, {1: both}, mode="multi-currency")
+    assert s.bars == 160
+    assert s.getposition(s.datas[0]).size == -10
+    assert s.values[-1] < s.values[70] - 2_900  # the contract stands at its last price
