@@ -13,6 +13,7 @@ from bt_margin.report.wording import NOTHING, known
 SIGNS = {"survived": "✓", "reduced": "◐", "liquidated": "✕", "bankrupt": "✕✕", "refused": "⊘", "no data": "?",
          "failed": "!"}
 TAKEN = ("liquidated", "bankrupt")
+UNJUDGED = ("no data", "failed")
 Key = tuple[str, str, Any]
 
 
@@ -63,20 +64,24 @@ def matrix(results: Sequence[Run], at: Mapping[int, str], about: Mapping[str, Ma
 
 
 def lived(runs: Sequence[Run]) -> str:
-    """The highest exposure tested that survived, with every lower one: a statement about the tested ones only."""
+    """The highest exposure tested that survived, with every lower one: a statement about the tested ones only.
+
+    Nothing is said beyond the first that did not survive, nor beyond one that could not be judged.
+    """
     tested = sorted((factor, str(run.row.get("verdict"))) for run in runs
                     if (factor := known(run.row.get("leverage"))) is not None)
-    judged = [(factor, verdict) for factor, verdict in tested if verdict not in ("no data", "failed")]
-    if not judged:
-        return "not known"
-    best = None
-    for factor, verdict in judged:
+    best, stopped = None, None
+    for factor, verdict in tested:
         if verdict != "survived":
+            stopped = factor, verdict
             break
         best = factor
+    if stopped is not None and stopped[1] in UNJUDGED:
+        said = "not known" if best is None else f"up to {best:g}×"
+        return f"{said} ({stopped[0]:g}× not judged)"
     if best is None:
-        return "none tested"
-    return f"up to {best:g}×" + (", all tested" if best == judged[-1][0] and len(judged) == len(tested) else "")
+        return "none tested" if tested else "not known"
+    return f"up to {best:g}×" + (", all tested" if stopped is None else "")
 
 
 def _cell(runs: Sequence[Run], at: Mapping[int, str]) -> dict[str, Any]:

@@ -640,8 +640,13 @@ def test_the_leverage_that_lived_is_about_those_tested_only() -> None:
     assert grid((2, "liquidated"), (3, "liquidated")) == "none tested"
     assert grid((2, "reduced"), (3, "survived")) == "none tested"  # a lower one that was cut counts
     assert grid((2, "survived"), (3, "liquidated"), (5, "survived")) == "up to 2×"
-    assert grid((2, "survived"), (3, "failed")) == "up to 2×"
-    assert grid((2, "no data")) == "not known"
+    assert grid((2, "survived"), (3, "failed")) == "up to 2× (3× not judged)"
+    assert grid((2, "survived"), (3, "failed"), (5, "survived")) == "up to 2× (3× not judged)"
+    assert grid((2, "survived"), (3, "no data"), (5, "liquidated")) == "up to 2× (3× not judged)"
+    assert grid((2, "survived"), (3, "liquidated"), (5, "failed")) == "up to 2×"
+    assert grid((2, "no data"), (3, "survived")) == "not known (2× not judged)"
+    assert grid((2, "no data")) == "not known (2× not judged)"
+    assert grid() == "not known"
 
 
 def test_the_first_table_is_strategy_and_mode_by_crash() -> None:
