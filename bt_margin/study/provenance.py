@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from bt_margin.study.sources import Sources, sources_of
 
 PACKAGES = ("backtrader", "numpy", "scipy")
 """Others whose release may change a result."""
 _SHOWN_ONLY = ("report", "cli")
 """Parts of bt_margin that show results and never make them."""
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @cache
@@ -35,13 +36,8 @@ def versions() -> dict[str, str]:
 @cache
 def code_hash() -> str:
     """Of every source file of bt_margin (without report and command line) and data_fetch, and of the releases."""
-    root = Path(__file__).resolve().parents[2]
-    files = [
-        path for package in ("bt_margin", "data_fetch") for path in sorted((root / package).rglob("*.py"))
-        if not path.relative_to(root / package).parts[0].startswith(_SHOWN_ONLY)
-    ]
     releases = [platform.python_version(), *(f"{name} {_release(name)}" for name in PACKAGES)]
-    return _digest([*(text.encode() for text in releases), *_contents(files, root)])
+    return _digest([*(text.encode() for text in releases), *_contents(_code_files(), _ROOT)])
 
 
 @cache
@@ -53,14 +49,14 @@ def rules_hash() -> str:
     return _digest(_contents(sorted(root.rglob("*.toml")), root))
 
 
-def strategy_hash(strategy: type) -> str:
-    """Of the source of a strategy's module, and of what it imports from the same folder."""
-    module = sys.modules[strategy.__module__]
-    home = getattr(module, "__file__", None)
-    if home is None:
-        return ""
-    folder = Path(home).resolve().parent
-    return _digest(_contents(sorted(_sources(module, folder, set())), folder))
+def strategy_sources(strategy: type) -> Sources:
+    """The files a strategy is made of, beyond those of `code_hash`."""
+    return sources_of(strategy, _code_files(), _release)
+
+
+def strategy_hash(sources: Sources) -> str:
+    """Of all that `strategy_sources` found."""
+    return _digest(sources.parts)
 
 
 def feeds_hash(feeds: Sequence[Any]) -> str:
@@ -76,18 +72,11 @@ def feeds_hash(feeds: Sequence[Any]) -> str:
     return _digest(parts)
 
 
-def _sources(module: ModuleType, folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Files of a module and of the modules in `folder` whose names its globals hold."""
-    file = getattr(module, "__file__", None)
-    if file is None or module.__name__ in seen or folder not in Path(file).resolve().parents:
-        return
-    seen.add(module.__name__)
-    yield Path(file).resolve()
-    for value in list(vars(module).values()):
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        other = sys.modules.get(name) if isinstance(name, str) else None
-        if other is not None:
-            yield from _sources(other, folder, seen)
+def _code_files() -> list[Path]:
+    return [
+        path for package in ("bt_margin", "data_fetch") for path in sorted((_ROOT / package).rglob("*.py"))
+        if not path.relative_to(_ROOT / package).parts[0].startswith(_SHOWN_ONLY)
+    ]
 
 
 def _contents(files: Iterable[Path], root: Path) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from bt_margin.errors import InputError
+from bt_margin.study.sources import importing
 
 BUNDLED = ("leveraged_long", "basis_carry", "pair_long_short", "short_strangle_hedged")
 EXAMPLES = (*BUNDLED, "coin_collateral_long", "coin_carry", "luna_collateral")
@@ -35,7 +36,8 @@ def load(spec: str) -> Any:
         if folder not in sys.path:
             sys.path.insert(0, folder)
         try:
-            module = importlib.import_module(name)
+            with importing():
+                module = importlib.import_module(name)
         except ImportError as error:
             raise InputError(f"strategy: cannot import {name!r} of {spec!r}: {error}") from None
     else:
@@ -81,6 +83,7 @@ def _bundled(name: str) -> ModuleType:
     if spec is None or spec.loader is None or not path.exists():
         raise InputError(f"strategy: the bundled {name} is missing at {path}; reinstall bt-margin")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[full] = module
-    spec.loader.exec_module(module)
+    with importing():
+        sys.modules[full] = module
+        spec.loader.exec_module(module)
     return module

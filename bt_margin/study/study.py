@@ -26,6 +26,7 @@ from bt_margin.study.chains import option_feeds, priced, ruled_by, trades_option
 from bt_margin.study.judging import judge_run
 from bt_margin.study.result import COLUMNS, RunResult
 from bt_margin.study.running import FEW, spread
+from bt_margin.study.sources import Sources
 from bt_margin.study.strategies import BUNDLED, load, spec_of, symbols_of, takes_leverage
 from bt_margin.study.windows import Window, window
 
@@ -135,7 +136,7 @@ class Study:
             hashes = _Hashes()
             for i, task in enumerate(self.tasks):
                 keys[i] = hashes.key(task)
-                found = cells.load(keys[i])
+                found = None if hashes.doubted(task, cells) else cells.load(keys[i])
                 if found is not None:
                     results[i] = found
         if progress and results:
@@ -146,7 +147,8 @@ class Study:
                 results[i] = _empty(self.tasks[i], "failed", came)
             else:
                 results[i] = decode(came)
-                if cells is not None and hashes.agree(self.tasks[i], results[i]):
+                if cells is not None and not hashes.doubted(self.tasks[i], cells) and hashes.agree(
+                        self.tasks[i], results[i]):
                     cells.save(keys[i], came)
             if progress:
                 progress(len(results), len(self.tasks))
@@ -233,16 +235,26 @@ class _Hashes:
 
     def __init__(self) -> None:
         self._data: dict[tuple[Any, ...], str] = {}
-        self._code: dict[str, str] = {}
+        self._code: dict[str, Sources] = {}
 
     def key(self, task: Task) -> str:
         """SHA-256 of all that a cell's outcome rests on; where a folder lies is no part of it, what it holds is."""
         if task.strategy not in self._code:
-            self._code[task.strategy] = provenance.strategy_hash(load(task.strategy))
+            self._code[task.strategy] = provenance.strategy_sources(load(task.strategy))
         span = {"id": task.window.id, "since": task.window.since, "until": task.window.until}
         said = {**asdict(task), "store": bool(task.store), "window": span}
-        parts = [said, self._code[task.strategy], provenance.code_hash(), provenance.rules_hash(), self.data(task)]
+        made_of = provenance.strategy_hash(self._code[task.strategy])
+        parts = [said, made_of, provenance.code_hash(), provenance.rules_hash(), self.data(task)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def doubted(self, task: Task, cells: Cells) -> bool:
+        """True, with a note, where what runs may be another strategy than the files that name its cells."""
+        sources = self._code[task.strategy]
+        why = sources.doubt or ("" if sources.unchanged() else "a file of it changed while the study ran")
+        note = f"strategy {task.strategy}: {why}; its cells are neither kept nor taken; restart to have them kept"
+        if why and note not in cells.notes:
+            cells.notes.append(note)
+        return bool(why)
 
     def data(self, task: Task) -> str:
         """Of the figures a task reads; why there are none, where there are none."""
