@@ -126,7 +126,9 @@ class Study:
         `executor`: any of concurrent.futures', such as dask.distributed's `Client(...).get_executor()`; it needs the
         same code, and where a task names a store, the same folder. Default: spawned processes, `workers` of them (as
         many as cores), or this process for a few cells of hours. `cells`: where each finished cell is kept, and
-        from where a study that was stopped goes on. `progress` hears (cells done, cells in all).
+        from where a study that was stopped goes on; not those of a strategy whose files may not be what runs (edited
+        since they were loaded, a class of a notebook): `cells.notes` says so. `progress` hears (cells done, cells
+        in all).
         """
         if workers is not None and workers < 1:
             raise InputError(f"workers: expected 1 or more, found {workers}")
