@@ -7,7 +7,7 @@ Nothing trades after the entry, so a contract has one price: its mark, and where
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_margin.engine.accrual import HOUR, FundingSeries, settlements
-from bt_margin.errors import InputError, MissingPrice
+from bt_margin.errors import InputError, MissingPrice, NoRuleInForce
 from bt_margin.model.assessment import iso
 from bt_margin.model.instrument import Kind, Number, parse
 from bt_margin.model.market import Market
@@ -24,7 +24,7 @@ from bt_margin.plugin.array_feed import ArrayFeed
 from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, Bar
 from bt_margin.plugin.feeds import CANDLE, make_feed
 from bt_margin.plugin.path import market_at
-from bt_margin.rules.book import RuleBook
+from bt_margin.rules.book import Rules
 
 AFTER = 4
 """Beyond a bar's open, high, low and close: its close once more, what the clock brought booked."""
@@ -149,8 +149,8 @@ class Clock:
     unknown: Mapping[str, tuple[int, int]]  # by symbol: (settlements without a rate, all of them)
 
 
-def clock_of(path: PricePath, symbols: Sequence[str], book: RuleBook) -> Clock:
-    """The settlements of some perpetuals, by bar."""
+def clock_of(path: PricePath, symbols: Sequence[str], rules_at: Callable[[int], Rules]) -> Clock:
+    """The settlements of some perpetuals, by bar. A bar without a funding rule is walked: there the engine says so."""
     count, ends = len(path), path.close_ms.tolist()
     due, apart = np.zeros(count, bool), np.zeros(count, bool)
     rates: dict[str, Floats] = {}
@@ -161,7 +161,11 @@ def clock_of(path: PricePath, symbols: Sequence[str], book: RuleBook) -> Clock:
         if parse(symbol).kind in (Kind.LINEAR_SWAP, Kind.INVERSE_SWAP):
             series = path.funding.get(symbol)
             for at in range(1, count):
-                hours = book.as_of(ends[at], "nearest").funding(symbol).interval_hours
+                try:
+                    hours = rules_at(ends[at]).funding(symbol).interval_hours
+                except NoRuleInForce:
+                    apart[at] = True
+                    continue
                 inside = list(settlements(series, hours, ends[at - 1], ends[at]))
                 known = [rate for _, rate in inside if rate is not None]
                 all_, missed = all_ + len(inside), missed + len(inside) - len(known)

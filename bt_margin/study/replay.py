@@ -19,7 +19,7 @@ from bt_margin.engine.accrual import funding_entries
 from bt_margin.engine.clock import due_events
 from bt_margin.engine.engine import MarginEngine
 from bt_margin.engine.orders import Gate, Refusal
-from bt_margin.errors import BtMarginError, Ineligible, InputError
+from bt_margin.errors import BtMarginError, Ineligible, InputError, NoRuleInForce
 from bt_margin.model.account import Account
 from bt_margin.model.assessment import AccountReport, AccountTotals, iso
 from bt_margin.model.event import Converted, Reduced, TakenOver
@@ -28,7 +28,7 @@ from bt_margin.model.market import Market
 from bt_margin.modes.base import MarginMode
 from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.plugin.path import walk
-from bt_margin.rules.book import Extrapolate, Rules
+from bt_margin.rules.book import Rules
 from bt_margin.rules.credit import HOURS_A_YEAR
 from bt_margin.study.asleep import Stretch
 from bt_margin.study.price_path import Clock, Points, PricePath, clock_of
@@ -36,7 +36,6 @@ from bt_margin.study.static_book import StaticBook
 
 VERDICTS = ("survived", "reduced", "liquidated", "refused", "too small", "failed")
 SURVIVED, REDUCED, LIQUIDATED, REFUSED, TOO_SMALL, FAILED = range(6)
-NEAREST: Extrapolate = "nearest"
 _NOTHING = AccountTotals(0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0, None, 0.0, 0.0)
 _GATES: dict[str, Gate] = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
 
@@ -80,7 +79,7 @@ class Replay:
 
     @cached_property
     def clock(self) -> Clock:
-        return clock_of(self.path, self.book.symbols, self.book.rules)
+        return clock_of(self.path, self.book.symbols, self.rules)
 
     @cached_property
     def points(self) -> Points:
@@ -100,12 +99,15 @@ class Replay:
                 for whole, rows in ((True, times), (False, own))}
 
     def _bearing(self, time: int) -> tuple[object, ...]:
-        """What isolated and cross margin take from the rules, for the book's contracts."""
+        """What isolated and cross margin take from the rules, for the book's contracts; why, where one is missing."""
         rules = self.rules(time)
-        rows: list[object] = [rules.liquidation]
-        for symbol in self.book.symbols:
-            instrument = rules.instrument(symbol)
-            rows += [instrument, rules.tiers(symbol), rules.fees(FEE_KIND[instrument.kind]), rules.funding(symbol)]
+        try:
+            rows: list[object] = [rules.liquidation]
+            for symbol in self.book.symbols:
+                instrument = rules.instrument(symbol)
+                rows += [instrument, rules.tiers(symbol), rules.fees(FEE_KIND[instrument.kind]), rules.funding(symbol)]
+        except NoRuleInForce as error:
+            return (str(error),)
         return tuple(rows)
 
     @cached_property
@@ -113,7 +115,7 @@ class Replay:
         return any(parse(symbol).expiry for symbol in self.book.symbols)
 
     def rules(self, time: int) -> Rules:
-        return self.book.rules.as_of(time, NEAREST)
+        return self.book.rules_at(time)
 
     def hourly(self, currency: str, time: int) -> float:
         """What an hour of owing a currency costs, as the engine has it."""
@@ -122,8 +124,8 @@ class Replay:
 
     def engine(self, account: Account, mode: MarginMode, market: Market) -> MarginEngine:
         """The engine, beginning with this account at this market."""
-        return _Silent(account, mode, self.book.rules, market, extrapolate=NEAREST, funding=self.path.funding,
-                       interest=self.interest, strict=self.path.strict)
+        return _Silent(account, mode, self.book.rules, market, extrapolate=self.book.extrapolate,
+                       funding=self.path.funding, interest=self.interest, strict=self.path.strict)
 
     def enter(self, mode: MarginMode, entry: int, leverage: float) -> MarginEngine | Outcome:
         """Open the book at the marks of a bar's close: all orders have to be taken together, then they fill one by one

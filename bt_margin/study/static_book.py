@@ -19,7 +19,7 @@ from bt_margin.model.account import Account, Order
 from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.instrument import Kind, Number, parse
 from bt_margin.model.market import STABLECOINS, Market
-from bt_margin.rules.book import RuleBook, Rules, load_rules
+from bt_margin.rules.book import Extrapolate, RuleBook, Rules, load_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class StaticLeg:
 class StaticBook:
     """Legs, starting balances, choices about borrowing, and the rule book with the file's own figures laid over it.
 
-    `as_of`: a date that freezes the rules where the file names one, else "then".
+    `as_of`: a date that freezes the rules where the file names one, else "then". `extrapolate`: never or nearest; where
+    the file says nothing the nearest revision stands in, as in the broker.
     """
 
     legs: tuple[StaticLeg, ...]
@@ -44,6 +45,7 @@ class StaticBook:
     borrowing: Borrowing
     rules: RuleBook
     as_of: str
+    extrapolate: Extrapolate = "nearest"
 
     @classmethod
     def from_dict(cls, book: Mapping[str, Any]) -> StaticBook:
@@ -88,7 +90,13 @@ class StaticBook:
             parameters={"portfolio": file.portfolio} if file.portfolio else {},
         )
         choices = Borrowing(file.borrow.auto, dict(file.borrow.leverage), frozenset(file.borrow.collateral_off))
-        return cls(tuple(legs), dict(file.balances), choices, rules, file.rules.as_of or "then")
+        said = "extrapolate" in book.get("rules", {})  # a file without it means never only where one instant is judged
+        return cls(tuple(legs), dict(file.balances), choices, rules, file.rules.as_of or "then",
+                   file.rules.extrapolate if said else "nearest")
+
+    def rules_at(self, time: int) -> Rules:
+        """The rules at an instant, ms UTC. What stands in for a missing revision is the book's choice."""
+        return self.rules.as_of(time, self.extrapolate)
 
     @property
     def symbols(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bt_margin.errors import BtMarginError
+from bt_margin.errors import BtMarginError, NoRuleInForce
 from bt_margin.model.account import Position
 from bt_margin.modes.base import MarginMode, Pool
 from bt_margin.modes.valuation import forced_size, taker
@@ -67,10 +67,15 @@ def row(replay: Replay, mode: MarginMode, entry: int, leverages: Sequence[float]
         if outcome is not None:
             put(i, outcome)
     if len(admitted):
-        judged = _Entry(replay, mode, entry).judged([leverages[i] for i in admitted])
-        found.verdict[admitted], found.time[admitted], found.distance[admitted] = (
-            judged.verdict, judged.time, judged.distance)
-        for i in admitted[judged.asked].tolist():
+        try:
+            judged = _Entry(replay, mode, entry).judged([leverages[i] for i in admitted])
+        except NoRuleInForce:  # each says by itself which rule it misses, and whether it needs it
+            asked = admitted
+        else:
+            found.verdict[admitted], found.time[admitted], found.distance[admitted] = (
+                judged.verdict, judged.time, judged.distance)
+            asked = admitted[judged.asked]
+        for i in asked.tolist():
             put(i, replay.cell(mode, entry, leverages[i]))
     return found._replace(reasons=reasons)
 
@@ -98,9 +103,10 @@ def _begun(replay: Replay, mode: MarginMode, entry: int, leverages: Sequence[flo
         low, high = todo.pop()
         if not same(ask(low), ask(high)) and high - low > 1:
             todo += [(low, (low + high) // 2), ((low + high) // 2, high)]
-    lot = _lot_in_leverage(replay, entry)
-    for a, b in pairwise(sorted(told)):
-        if not same(told[a], told[b]):
+    changed = [(a, b) for a, b in pairwise(sorted(told)) if not same(told[a], told[b])]
+    if changed:
+        lot = _lot_in_leverage(replay, entry)
+        for a, b in changed:
             for n, step in ((a, -1), (b, 1)):
                 while 0 <= n < len(leverages) and abs(leverages[n] - leverages[a]) <= 3 * lot:
                     ask(n)

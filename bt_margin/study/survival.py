@@ -168,8 +168,7 @@ def survival_map(
     held = book if isinstance(book, StaticBook) else StaticBook.from_dict(book)
     as_of = rules_as_of or held.as_of
     if as_of != "then":
-        held = StaticBook(held.legs, held.balances, held.borrowing, held.rules.frozen_at(
-            parse_time(as_of, "rules_as_of")), as_of)
+        held = replace(held, rules=held.rules.frozen_at(parse_time(as_of, "rules_as_of")), as_of=as_of)
     names = tuple(MODES) if modes == "all" else tuple([modes] if isinstance(modes, str) else modes)
     chosen = [mode_named(name) for name in names]
     levers = _leverages(leverages, setting)
@@ -289,7 +288,9 @@ def _warnings(replay: Replay) -> tuple[str, ...]:
         if series is not None and series.of:
             rows.append(f"stand-in: funding of {symbol}: rates of {series.of}")
     days: dict[tuple[str, str, str], int] = {}
-    for time in (int(replay.path.close_ms[0]), int(replay.path.close_ms[-1])):
+    first, last = int(replay.path.close_ms[0]), int(replay.path.close_ms[-1])
+    changes = replay.book.rules.changes(first, last)
+    for time in sorted({first, last, *changes, *(time - 1 for time in changes)}):
         for row in replay.rules(time).evidence():
             if row.extrapolated_days:
                 key = (row.table, row.subject, row.effective)

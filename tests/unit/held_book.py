@@ -69,7 +69,8 @@ def broker_run(replay: Replay, mode: str, entry: int, leverage: float) -> Held:
         mode=mode, cash=dict(book.balances), path=replay.walk, rules=book.rules,
         leverage={name: float(x) for name, x in book.settings(rules, leverage, replay.setting).items()},
         coc=True, position_mode="hedge" if book.hedged else "net",
-        interest=dict(replay.interest) or None, borrow={"auto": book.borrowing.auto} if whole else None,
+        extrapolate=book.extrapolate, interest=dict(replay.interest) or None,
+        borrow={"auto": book.borrowing.auto} if whole else None,
     )
     cerebro = bt.Cerebro(stdstats=False)
     cerebro.broker = broker

@@ -12,12 +12,12 @@ import pytest
 
 from bt_margin.cli import main
 from bt_margin.engine.accrual import FundingSeries
-from bt_margin.errors import InputError
+from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.modes import mode_named
 from bt_margin.plugin import feeds
 from bt_margin.study.replay import VERDICTS, Replay, general
 from bt_margin.study.survival import PricePath, StaticBook, book_of, load_path, spread, survival_map
-from tests.unit.held_book import COIN, ETH, SPOT, SWAP, book, differs, path_of, replay_of
+from tests.unit.held_book import COIN, ETH, SPOT, SWAP, book, broker_run, differs, path_of, replay_of
 
 ALL = ["isolated", "cross", "multi-currency", "portfolio"]
 OWN, WHOLE = ALL[:2], ALL[2:]
@@ -202,6 +202,62 @@ def test_a_date_freezes_the_rules() -> None:
     frozen = survival_map({**held, "rules": {"as_of": "2021-05-19"}}, path, [3], [0], ["cross"])
     assert then.distance == frozen.distance
     assert then.distance < now.distance  # 0.5 % was asked of the first tier then, 0.4 % is now
+
+
+def across(day: str) -> PricePath:
+    """Twelve quiet hours, six of them before an instant."""
+    begin = int(np.datetime64(day, "ms").astype(int)) - 6 * 3_600_000
+    columns = dict.fromkeys(feeds.CANDLE, np.full(12, 30_000.0)) | {"volume": np.zeros(12)}
+    return PricePath.of([feeds.make_feed(SWAP, columns, begin + np.arange(12) * 3_600_000, 3_600_000, None, "flat")])
+
+
+@pytest.mark.parametrize("mode", ALL)
+@pytest.mark.parametrize(("day", "fails"), [
+    ("2025-09-15T09:00", {0, 4}),  # tiers are known from 08:55 on: an entry at 08:00 or before has none
+    ("2021-01-01T00:00", {0, 4, 6, 9}),  # tiers are known until 00:00: a book held beyond it has none
+    ("2022-11-08T00:00", {0, 4, 6, 9}),  # none that day
+])
+def test_where_nothing_may_stand_in_a_cell_without_a_rule_fails(day: str, fails: set[int], mode: str) -> None:
+    """Where the broker stops with the same words; what needs no such rule goes on."""
+    path, entries = across(day), [0, 4, 6, 9]
+    never = {**book({SWAP: 1}, USDT=100_000), "rules": {"extrapolate": "never"}}
+    found = survival_map(never, path, [2, 5], entries, [mode])
+    replay = Replay(StaticBook.from_dict(never), path)
+    for e, entry in enumerate(entries):
+        expected = "failed" if entry in fails else "survived"
+        assert [VERDICTS[v] for v in found.verdict[0, e]] == [expected] * 2
+        reason = found.reasons[found.reason[0, e, 1]]
+        if entry in fails:
+            assert "no revision for" in reason
+            with pytest.raises(NoRuleInForce) as stopped:
+                broker_run(replay, mode, entry, 5)
+            assert " ".join(str(stopped.value).split()).partition(" in force")[0] in reason
+        else:
+            assert differs(replay, mode, entry, 5, (0, -1, float(found.distance[0, e, 1]))) == ""
+    assert not any("stands in" in text for text in found.warnings)
+    assert survival_map({**never, "rules": {}}, path, [2], entries, [mode]).alive.all()  # as the broker's default
+
+
+def test_before_the_tables_begin_every_cell_says_so() -> None:
+    """No funding rule either: the map stands and its cells fail, those of all leverages at once as well."""
+    own = {"contract_size": 0.01, "tick": 0.1, "lot": 1, "tiers": [[1e9, 0.005, 0.01, 100]]}
+    never = {**book({SWAP: 1}, USDT=100_000), "rules": {"extrapolate": "never"}, "instruments": {SWAP: own},
+             "fees": {"swap": {"maker": 0.0002, "taker": 0.0005}}}
+    found = survival_map(never, across("2018-06-01T00:00"), [2, 5], [0, 5], OWN)
+    assert {VERDICTS[v] for v in found.verdict.ravel()} == {"failed"}
+    assert all("no revision" in text for text in found.reasons if text)
+
+
+def test_a_stand_in_in_the_middle_of_a_path_is_told() -> None:
+    """Tiers are known until the end of 2020 and from September 2022 on: neither end of the path lacks them."""
+    symbol, day = "ETH/USD:ETH", 86_400_000
+    count = 630
+    begin = int(np.datetime64("2020-12-28", "ms").astype(int))
+    columns = dict.fromkeys(feeds.CANDLE, np.full(count, 700.0)) | {"volume": np.zeros(count)}
+    path = PricePath.of([feeds.make_feed(symbol, columns, begin + np.arange(count) * day, day, None, "flat")])
+    found = survival_map(book({symbol: 1}, ETH=10), path, [2], [0], ["isolated"])
+    told = [text for text in found.warnings if text.startswith(f"rules: position_tiers {symbol} stands in")]
+    assert len(told) == 2  # from either side, whichever is nearer
 
 
 def test_the_command(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
