@@ -63,7 +63,8 @@ def compare(
     Parameters
     ----------
     strategies
-        Bundled names (leveraged_long, basis_carry, pair_long_short) or module:Class. Default: all bundled.
+        Bundled names (leveraged_long, basis_carry, pair_long_short, short_strangle_hedged) or module:Class. Default:
+        all bundled.
     window
         A crash's day (see `bt-margin windows`) or START/END; repeatable. Default: 2025-10-10 and 2022-11-08.
     mode
