@@ -21,9 +21,9 @@ def map_section(task: Task, drawn: SurvivalMap | str) -> Section:
     figure = survival_figure(drawn)
     figure.update_xaxes(nticks=6)  # times are long
     lived = survival_section(drawn)["lived"]
-    modes = list(drawn.modes)
+    modes, highest = list(drawn.modes), float(drawn.leverages[-1])
     summary = [
-        (str(row["mode"]), *(_times(row[name]) for name in ("through_all", "median", "best")),
+        (str(row["mode"]), *(_times(row[name], highest) for name in ("through_all", "median", "best")),
          moment(row["worst_entry"]), percent(100 * row["survived"] / drawn.verdict[0].size))
         for row in drawn.summary()
     ]
@@ -38,10 +38,12 @@ def map_section(task: Task, drawn: SurvivalMap | str) -> Section:
         [Grid("Largest leverage up to which every one of the map lived",
               ("mode", "at every entry", "at half of them", "at the best", "worst entry", "cells that survived"),
               summary, (1, 2, 3, 5)),
-         Grid("By time of entry", ("entered", *modes), [(moment(at), *map(_times, values)) for at, values in lived],
+         Grid("By time of entry", ("entered", *modes),
+              [(moment(at), *(_times(value, highest) for value in values)) for at, values in lived],
               tuple(range(1, len(modes) + 1)))],
     )
 
 
-def _times(value: float | None) -> str:
-    return "none" if value is None or value != value else f"{value:g}×"
+def _times(value: float | None, highest: float) -> str:
+    """The highest leverage of the map says only that much."""
+    return "none" if value is None or value != value else f"{'≥ ' if value >= highest else ''}{value:g}×"

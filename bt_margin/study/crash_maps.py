@@ -35,7 +35,10 @@ def crash_maps(study: Study, modes: Sequence[str]) -> Iterator[tuple[Task, Survi
         if len(weights) != 1:
             continue
         ((symbol, weight),) = weights.items()
-        book = {"balances": dict(task.cash),
+        if task.switches:
+            yield task, "the study switches modes; a map holds one"
+            continue
+        book = {"balances": dict(task.cash), "borrow": dict(task.borrow),
                 "positions": [{"symbol": symbol, "contracts": 1.0 if weight > 0 else -1.0}]}
         try:
             held = StaticBook.from_dict(book)
