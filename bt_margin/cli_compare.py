@@ -157,7 +157,7 @@ def compare(
         {
             f"{r.row['strategy']}: {r.row['reason']}"
             for r in results
-            if r.row["verdict"] in ("refused", "failed", "no data")
+            if r.row["reason"] and r.row["verdict"] in ("survived", "refused", "failed", "no data")
         }
     ):
         console.print(line, style="yellow", markup=False)

@@ -9,7 +9,22 @@ from bt_margin.model.assessment import iso
 
 
 def judge_run(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None, str]:
-    """(verdict, time of the first takeover, reason), by the worst that happened."""
+    """(verdict, time of the first takeover, reason), by the worst that happened. The reason ends with the orders refused
+    on the way, by contract: a book whose hedge was refused is another book."""
+    events = found["events"]
+    verdict, at, reason = _worst(strategy, found)
+    if verdict == "refused":
+        return verdict, at, reason
+    refusals: dict[str, list[Mapping[str, Any]]] = {}
+    for event in events:
+        if event["name"] == "Refused":
+            refusals.setdefault(event["symbol"], []).append(event)
+    told = [f"{symbol} refused {len(rows)} time{'s' if len(rows) > 1 else ''}, first at {iso(rows[0]['time'])}: "
+            f"{rows[0]['reason']}" for symbol, rows in refusals.items()]
+    return verdict, at, "; ".join(text for text in (reason, *told) if text)
+
+
+def _worst(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None, str]:
     events = found["events"]
     taken = next((e for e in events if e["name"] == "TakenOver"), None)
     at = iso(taken["time"]) if taken else None

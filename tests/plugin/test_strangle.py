@@ -349,6 +349,18 @@ def test_a_book_too_large_is_refused_with_the_size_that_could_open(mode: str, le
     assert cell(mode, BEFORE, leverage=most * 1.03, setting=20.0).row["verdict"] == "refused"
 
 
+def test_a_refused_hedge_is_told_though_the_book_survived() -> None:
+    """So low a setting takes all USDT for the first hedge: the crash finds none left for more."""
+    result = cell("cross", leverage=4.0, setting=1.8)
+    refused = [event for event in result.events if event["name"] == "Refused"]
+    assert len(refused) > 1
+    assert {event["symbol"] for event in refused} == {PERPETUAL}
+    assert result.row["verdict"] == "survived"
+    assert result.row["reason"] == (f"{PERPETUAL} refused {len(refused)} times, first at 2025-10-10T16:00:00Z: "
+                                    "insufficient free margin in USDT (51008)")
+    assert cell("cross", leverage=4.0).row["reason"] == ""
+
+
 def test_what_is_left_after_a_takeover_is_closed() -> None:
     result = cell("isolated", leverage=3.0)
     assert result.row["verdict"] == "liquidated"
