@@ -9,8 +9,8 @@ from bt_margin.model.assessment import iso
 
 
 def judge_run(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None, str]:
-    """(verdict, time of the first takeover, reason), by the worst that happened. The reason ends with the orders refused
-    on the way, by contract: a book whose hedge was refused is another book."""
+    """(verdict, time of the first takeover, reason), by the worst that happened. The reason ends with orders refused on
+    the way, by contract: a book whose hedge was refused is another book."""
     events = found["events"]
     verdict, at, reason = _worst(strategy, found)
     if verdict == "refused":
