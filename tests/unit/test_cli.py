@@ -256,3 +256,12 @@ def test_windows_and_rules_are_listed(capsys) -> None:
     assert row["grade"] == "snapshot"
     assert call("rules") == 0
     assert call("windows") == 0
+
+
+def test_the_help_of_compare_names_every_bundled_strategy(capsys: pytest.CaptureFixture[str]) -> None:
+    from bt_margin.study.strategies import BUNDLED
+
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    told = capsys.readouterr().out
+    assert all(name in told for name in BUNDLED)
