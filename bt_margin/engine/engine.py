@@ -825,10 +825,10 @@ class MarginEngine:
                     closed.append(reduction.key)
             self._note_debts()
         left = self._find(name, mode)
-        if left is not None and left.holdings is not None and self._in_breach(left) and not _needing(left):
+        if left is not None and left.holdings is not None and self._in_breach(left) and not left.needs_margin:
             self._write_off(left)  # nothing is left to sell
             left = self._find(name, mode)
-        if not (closed or converted) or (left is not None and _needing(left)):
+        if not (closed or converted) or (left is not None and left.needs_margin):
             return
         owing = left is not None and float(self._without_orders(left).requirement) > 0
         if owing and not (mode.whole and closed):
@@ -978,11 +978,6 @@ class MarginEngine:
 
 _GATES = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
 """How a mode answers an order, where it is not by the money of one currency."""
-
-
-def _needing(pool: Pool) -> bool:
-    """True while the pool has positions that need margin: long options do not."""
-    return any(not p.instrument.is_option or p.size < 0 for p in pool.positions)
 
 
 def _levels(judgement: Judgement) -> tuple[float, float]:

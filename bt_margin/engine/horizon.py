@@ -193,7 +193,8 @@ def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, J
             level = requirement * levels.liquidation_ratio
             quiet &= (equity - level > NEAR * level) & (warning - equity >= NEAR * warning) & (requirement > 0)
         else:
-            quiet &= equity - warning > NEAR * warning  # false where either is no number
+            nothing = (requirement == 0) & (equity == equity)  # long options by themselves
+            quiet &= (equity - warning > NEAR * warning) | nothing  # false where either is no number
         if engine.account.orders:
             quiet &= _along(pool.mode.spare(pool, path.market, engine.rules), path) > NEAR * np.abs(equity)
     loud = np.flatnonzero(~np.logical_and.reduce(quiet.reshape(path.points, -1)))

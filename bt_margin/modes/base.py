@@ -45,6 +45,11 @@ class Pool:
             return bool(self.positions)
         return bool(self.orders or self.holdings.owed())
 
+    @property
+    def needs_margin(self) -> bool:
+        """True while it has positions that need margin: long options do not, where they are no part of a unit."""
+        return any(not p.instrument.is_option or p.size < 0 for p in self.positions)
+
     def without(self, key: PositionKey, size: float, market: Market | None = None) -> Pool:
         """The pool after `size` (signed change) of one position came off: a what-if, not a booking.
 

@@ -45,8 +45,10 @@ def distance(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> 
 
 
 def holds(pool: Pool) -> bool:
-    """True where prices can end a pool: orders alone hold nothing yet."""
-    return bool(pool.positions) or (pool.holdings is not None and bool(pool.holdings.owed()))
+    """True where prices can end a pool: orders alone hold nothing yet, and long options by themselves need nothing."""
+    if pool.holdings is None:
+        return pool.needs_margin
+    return bool(pool.positions or pool.holdings.owed())
 
 
 def is_straight(pool: Pool) -> bool:

@@ -249,6 +249,22 @@ def test_options_are_slept_through_as_well(mode: str, whole: str) -> None:
     assert slept > 40
 
 
+def test_a_long_option_alone_is_slept_through_and_no_move_ends_it() -> None:
+    data = walk(5, 200, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=200, freq="1min"))
+    name = "BTC/USD:BTC-251031-66000-C"
+    cerebro = bt.Cerebro(stdstats=False)
+    cerebro.broker = broker = MarginBroker(mode="isolated", cash={"USDT": 20_000.0, "BTC": 0.5})
+    underlying = feeds.from_dataframe(data, LINEAR, "1m")
+    for feed in (underlying, *option_chain(underlying, [name], vol=0.6)):
+        cerebro.adddata(feed)
+    cerebro.addstrategy(Diary, acts={3: lambda s: s.buy(data=s.getdatabyname(name), size=5)})
+    cerebro.run()
+    assert broker.account.positions
+    assert broker._sleeper.slept > 150
+    assert broker.engine.entry_distance is None
+    assert broker.engine.min_distance is None
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_held_position_is_mostly_slept_through(mode: str) -> None:
     data = walk(3, 900, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=900, freq="1min"))
