@@ -294,7 +294,7 @@ def test_a_callers_tables(book: RuleBook) -> None:
         ({"mr7_tiers": [[1e6, 1, 2]]}, r"portfolio\.mr7_tiers: Expected `array` of length 2"),
         ({"mr9_prices": [0.9]}, r"portfolio\.mr9_tiers: expected rows"),
         ({"mr9_tiers": [[1e6, 0.01, 0.02]]}, r"portfolio\.mr9_tiers: expected rows"),
-        ([1], "portfolio: expected a table of parameters"),
+        ([1], "portfolio: expected a table such as"),
     ],
 )
 def test_figures_that_cannot_be_used(book: RuleBook, given: Any, path: str) -> None:

@@ -16,6 +16,7 @@ from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.modes import mode_named
 from bt_margin.plugin import feeds
 from bt_margin.study.replay import VERDICTS, Replay, general
+from bt_margin.study.strategies import load
 from bt_margin.study.survival import PricePath, StaticBook, book_of, load_path, spread, survival_map
 from tests.unit.held_book import COIN, ETH, SPOT, SWAP, book, broker_run, differs, path_of, replay_of
 
@@ -182,10 +183,8 @@ def test_a_coin_is_priced_by_its_spot_pair_or_by_a_contract_of_the_book() -> Non
 
 
 def test_the_book_of_a_strategy_that_enters_shares() -> None:
-    from strategies.pair_long_short import PairLongShort
-
     path = path_of("2025-10-10", [SWAP, ETH], **CRASH)
-    held = StaticBook.from_dict(book_of(PairLongShort.weights, {"USDT": 100_000}, path))
+    held = StaticBook.from_dict(book_of(load("pair_long_short").weights, {"USDT": 100_000}, path))
     market = path.market(0)
     rules = held.rules.as_of(market.time)
     (sizes,) = held.sizes(100_000.0, market, rules, [6.0])
