@@ -215,7 +215,7 @@ class MarginEngine:
         """The lowest margin ratio of all pools now; None while nothing is required."""
         ratios = [
             ratio(float(j.equity), float(j.requirement))
-            for j in (self._look(p, self.market) for p in self.at_risk_pools())
+            for _, j in self.judged_pools()
         ]
         return min((r for r in ratios if r is not None), default=None)
 
@@ -256,6 +256,10 @@ class MarginEngine:
         """Every pool that can be liquidated, isolated ones first."""
         return self._cut()[1]
 
+    def judged_pools(self) -> list[tuple[Pool, Judgement]]:
+        """Every pool that can be liquidated, as it is judged now."""
+        return [(pool, self._look(pool, self.market)) for pool in self.at_risk_pools()]
+
     def account_pool(self) -> Pool:
         """The one pool of a whole account."""
         (pool,) = (p for p in self._cut()[0] if p.holdings is not None)
@@ -294,7 +298,7 @@ class MarginEngine:
         """What the mode's gate says; a refusal of a whole account's names the largest size that would pass it."""
         if not self.mode.whole:
             return order_rules.check(account, order, self.market, self.rules, filling=filling)
-        gate = _GATES[self.mode.name]
+        gate = gate_of(self.mode)
         answer = gate(account, order, self.market, self.rules)
         if not isinstance(answer, Refusal):
             return answer
@@ -321,7 +325,7 @@ class MarginEngine:
         Books nothing. The share is 1.0 when nothing is refused; found by bisection over the checks themselves.
         """
 
-        gate = _GATES.get(self.mode.name, order_rules.check)
+        gate = gate_of(self.mode)
 
         def first(share: float) -> Refusal | None:
             account = self.account.copy()
@@ -744,7 +748,7 @@ class MarginEngine:
     def _control(self) -> list[tuple[Pool, Judgement]]:
         """Liquidate every pool in breach, isolated ones first, until none is left; the pools as then judged."""
         for _ in range(10_000):
-            judged = [(p, self._look(p, self.market)) for p in self.at_risk_pools()]
+            judged = self.judged_pools()
             if self.mode.whole and not self.account.borrowing.auto and self._repay_above_quota():
                 continue
             if self.account.orders and self._cancel_early([p for p, _ in judged]):
@@ -978,6 +982,11 @@ class MarginEngine:
 
 _GATES = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
 """How a mode answers an order, where it is not by the money of one currency."""
+
+
+def gate_of(mode: MarginMode) -> order_rules.Gate:
+    """How a mode answers an order."""
+    return _GATES.get(mode.name, order_rules.check)
 
 
 def _levels(judgement: Judgement) -> tuple[float, float]:

@@ -48,13 +48,17 @@ class Ahead:
     points: int
     index_pairs: tuple[str, ...] = ()
 
+    def instants(self, start: int, end: int) -> NDArray[np.intp]:
+        """Where the bars [start, end) are among the instants."""
+        width = len(self.closes)
+        return np.arange(self.points * width).reshape(self.points, width)[:, start:end].ravel()
+
     def first(self, bars: int) -> Ahead:
         """The same over fewer bars."""
-        width = len(self.closes)
-        if bars == width:
+        if bars == len(self.closes):
             return self
-        kept = np.arange(self.points * width).reshape(self.points, width)[:, :bars].ravel()
-        return Ahead(self.market.some(kept), self.opens[:bars], self.closes[:bars], self.points, self.index_pairs)
+        market = self.market.some(self.instants(0, bars))
+        return Ahead(market, self.opens[:bars], self.closes[:bars], self.points, self.index_pairs)
 
     def ends(self, bar: int, before: Market) -> tuple[Market, Market]:
         """The markets at a bar's open and close, after another."""
@@ -134,8 +138,7 @@ def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: in
     low, path = engine.min_distance, stretch.ahead
     if low is None:
         return None  # the stretch ends where a first one is found
-    width = len(path.closes)
-    instants = np.arange(path.points * width).reshape(path.points, width)[:, start:end].ravel()
+    instants = path.instants(start, end)
     for pool, judged in stretch.pools:
         if not holds(pool):
             continue

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import backtrader as bt
 from msgspec import to_builtins
@@ -16,15 +15,13 @@ from bt_margin.model.assessment import AccountReport, ratio
 from bt_margin.model.event import Event
 from bt_margin.model.ledger import Entry
 from bt_margin.modes.account_report import Collateral
-from bt_margin.modes.assess import account_pools
-from bt_margin.modes.base import Judgement, Pool, judge
+from bt_margin.modes.base import Judgement, Pool
 from bt_margin.modes.distance import distance
 from bt_margin.plugin.measures import HOUR, costs, hours_below, worst_hour
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bt_margin.plugin.sleep import Instant
 
 FEE = "liquidation fee"
 
@@ -59,7 +56,7 @@ class Recorder(bt.Analyzer):
         broker = self.strategy.broker
         if not _margined(broker):
             return
-        now = instant_of(self)
+        now = broker.instant()
         if self._start_usd is None:  # nothing has traded before the first bar's next()
             self._start_usd = now.equity_usd
         self._time.append(now.time)
@@ -78,7 +75,7 @@ class Recorder(bt.Analyzer):
 
     def _hour(self, engine: MarginEngine) -> None:
         """Charges by name, and the units of a portfolio account at entry and wherever its ratio was clearly lower."""
-        judged = judgements(engine)
+        judged = engine.judged_pools()
         self._charge_time.append(engine.market.time)
         self._charges.append(_named(judged, engine))
         if engine.mode.name != "portfolio" or not engine.account.positions:
@@ -158,7 +155,7 @@ class TimeBelow(bt.Analyzer):
 
     def next(self) -> None:
         if _margined(self.strategy.broker):
-            now = instant_of(self)
+            now = self.strategy.broker.instant()
             self._time.append(now.time)
             self._ratio.append(now.low)
 
@@ -188,7 +185,7 @@ class DistanceToLiquidation(bt.Analyzer):
         engine = _engine(self)
         if engine is None:
             return
-        away = [d for pool, j in judgements(engine)
+        away = [d for pool, j in engine.judged_pools()
                 if pool.positions and (d := distance(pool, j, engine.market, engine.rules)) is not None]
         self._time.append(engine.market.time)
         self._distance.append(min(away, default=None))
@@ -263,22 +260,6 @@ class ReturnSeries(_Values):
 _DAY = 86_400_000
 _EPOCH = 719_163.0
 """1970-01-01 in backtrader's days."""
-_INSTANTS: WeakKeyDictionary[Any, tuple[int, Instant]] = WeakKeyDictionary()
-
-
-def instant_of(analyzer: Any) -> Instant:
-    """The account at the present bar's close, the same for every analyzer that asks during a bar."""
-    strategy = analyzer.strategy
-    known = _INSTANTS.get(strategy.broker)
-    if known is None or known[0] != len(strategy):
-        _INSTANTS[strategy.broker] = known = (len(strategy), strategy.broker.instant())
-    return known[1]
-
-
-def judgements(engine: MarginEngine) -> list[tuple[Pool, Judgement]]:
-    """Every pool that can be liquidated, as it is judged now."""
-    return [(pool, judge(pool, engine.market, engine.rules))
-            for pool in account_pools(engine.account, engine.mode) if pool.at_risk]
 
 
 def _engine(analyzer: Any) -> MarginEngine | None:

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from bt_margin.engine import credit, debts, portfolio_orders
-from bt_margin.engine import orders as order_rules
+from bt_margin.engine import debts
 from bt_margin.engine.accrual import funding_entries
 from bt_margin.engine.clock import due_events
-from bt_margin.engine.engine import MarginEngine
-from bt_margin.engine.orders import Gate, Refusal
+from bt_margin.engine.engine import MarginEngine, gate_of
+from bt_margin.engine.orders import Refusal
 from bt_margin.errors import BtMarginError, Ineligible, InputError, NoRuleInForce
 from bt_margin.model.account import Account
 from bt_margin.model.assessment import AccountReport, AccountTotals, iso
@@ -37,7 +36,6 @@ from bt_margin.study.static_book import StaticBook
 VERDICTS = ("survived", "reduced", "liquidated", "refused", "too small", "failed")
 SURVIVED, REDUCED, LIQUIDATED, REFUSED, TOO_SMALL, FAILED = range(6)
 _NOTHING = AccountTotals(0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0, None, 0.0, 0.0)
-_GATES: dict[str, Gate] = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
 
 
 class Outcome(NamedTuple):
@@ -141,7 +139,7 @@ class Replay:
         if not all(sizes):
             return Outcome(TOO_SMALL)
         orders = self.book.orders(mode.name, sizes, self.book.settings(rules, leverage, self.setting), rules)
-        gate = _GATES.get(mode.name, order_rules.check)
+        gate = gate_of(mode)
         for order in orders:
             answer = gate(account, order, market, rules)
             if isinstance(answer, Refusal):
