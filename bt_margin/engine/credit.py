@@ -7,7 +7,6 @@ limits hold; without it the coin itself has to be there too. Source: rule book o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from bt_margin.engine import spot_margin
@@ -72,14 +71,11 @@ def pool_with(account: Account, order: Order | None, mode: MarginMode) -> Pool:
     return pool
 
 
-def may_owe(
-    account: Account, now: Iterable[currencies.Line], then: Iterable[currencies.Line], rules: Rules
-) -> Refusal | None:
+def may_owe(account: Account, before: Pool, after: Pool, market: Market, rules: Rules) -> Refusal | None:
     """Why no more may be owed of some currency than is already; None where that is fine."""
-    owed = {row.currency: float(row.potential_borrow) for row in now}
-    for row in then:
+    for row in currencies.lines(after, market, rules):
         name, amount = row.currency, float(row.potential_borrow)
-        if amount <= owed.get(name, 0.0) + TINY:
+        if amount <= TINY or amount <= _owed(before, name, market, rules) + TINY:
             continue
         if not account.borrowing.auto:
             return Refusal(f"insufficient {name}, and auto-borrow is not enabled (51008, 1003)", amount, name)
@@ -94,27 +90,30 @@ def may_owe(
     return None
 
 
+def _owed(pool: Pool, currency: str, market: Market, rules: Rules) -> float:
+    line = currencies.line(pool, currency, market, rules)
+    return 0.0 if line is None else float(line.potential_borrow)
+
+
 def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
     before, after = (pool_with(account, one, multi_currency.MULTI_CURRENCY) for one in (None, order))
-    now, then = currencies.lines(before, market, rules), currencies.lines(after, market, rules)
-    refusal = own_funds(account, order, {row.currency: row for row in now}, market, rules)
-    refusal = refusal or may_owe(account, now, then, rules)
+    refusal = own_funds(account, order, before, market, rules) or may_owe(account, before, after, market, rules)
     if refusal is not None:
         return refusal
-    judged, was = judge(after, market, rules), judge(before, market, rules)
+    judged = judge(after, market, rules)
     free = float(judged.equity) - float(judged.initial)
-    idle = float(was.equity) - float(was.initial)
     tolerance = TINY * max(1.0, abs(float(judged.equity)))
-    if free >= -tolerance or free >= idle - tolerance:  # what takes nothing is not refused (inferred)
+    if free >= -tolerance:
+        return order
+    was = judge(before, market, rules)
+    if free >= float(was.equity) - float(was.initial) - tolerance:  # what takes nothing is not refused (inferred)
         return order
     return Refusal("adjusted equity in USD is less than initial margin (51008)", -free, "USD")
 
 
-def own_funds(
-    account: Account, order: Order, now: dict[str, currencies.Line], market: Market, rules: Rules
-) -> Refusal | None:
-    """What has to be there besides: balance for premiums, isolated margin and spot orders in `cash` mode; without
-    auto-borrow also balance for every spot order, and available equity for contracts."""
+def own_funds(account: Account, order: Order, before: Pool, market: Market, rules: Rules) -> Refusal | None:
+    """What has to be there besides, `before` the order: balance for premiums, isolated margin and spot orders in `cash`
+    mode; without auto-borrow also balance for every spot order, and available equity for contracts."""
     auto = account.borrowing.auto
     if currencies.trades_coins(order):
         name, amount = currencies.given(order, market)
@@ -131,7 +130,7 @@ def own_funds(
         needs, what = value / order.leverage, "available equity"
     else:
         return None
-    line = now.get(name)
+    line = currencies.line(before, name, market, rules)
     has = 0.0
     if line is not None:
         has = float(line.available_balance if what == "available balance" else line.available_equity)

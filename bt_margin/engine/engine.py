@@ -18,7 +18,7 @@ from bt_margin.engine import booking, credit, debts, portfolio_orders, spot_marg
 from bt_margin.engine import orders as order_rules
 from bt_margin.engine.accrual import HOUR, FundingSeries, funding_entries
 from bt_margin.engine.booking import Fill
-from bt_margin.engine.clock import WINDOW, DebtHour, Deleveraging, InterestHour, References, due_events
+from bt_margin.engine.clock import WINDOW, DebtHour, Deleveraging, Due, InterestHour, References, due_events
 from bt_margin.engine.horizon import Stretch, nearest_distance
 from bt_margin.engine.orders import Refusal
 from bt_margin.engine.switching import Switch
@@ -204,7 +204,7 @@ class MarginEngine:
         if not self.mode.whole:
             return min(self.available(currency), self.account.balance(currency))
         pool = self.account_pool()
-        line = next((x for x in currencies.lines(pool, self.market, self.rules) if x.currency == currency), None)
+        line = currencies.line(pool, currency, self.market, self.rules)
         if line is None:
             return 0.0
         there = max(0.0, min(float(line.available_balance), float(line.available_equity)))
@@ -485,7 +485,8 @@ class MarginEngine:
             raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
         if not self.settled:  # fills, orders, margins since: they are judged where they happened
-            self._judge()
+            self.judge()
+            self._due(start, start)  # what is held leans on the clock's rules from here on
         if jump:
             self._accrue(start, target.time)
         else:
@@ -493,10 +494,10 @@ class MarginEngine:
         self._move(target)
         if not jump:
             self._accrue(start, target.time)
-        self._judge()
+        self.judge()
 
-    def _judge(self) -> None:
-        """Every pool at this instant: breaches first, then warnings."""
+    def judge(self) -> None:
+        """Risk control over every pool at this instant: breaches first, then warnings."""
         self._watch(self._control())
         self._judged, self._judged_at = self.state, self.market
 
@@ -565,7 +566,7 @@ class MarginEngine:
                 return
             self.market = self.market.toward(target, share)
             if name in self._warned:
-                self._judge()
+                self.judge()
             else:
                 pool = next(pool for pool in self.at_risk_pools() if pool.name == name)
                 self._warn(name, self._look(pool, self.market), self.assess())
@@ -627,8 +628,7 @@ class MarginEngine:
         if end <= start or not (self.at_risk or self.account.orders or any(self.account.accrued.values())):
             return False
         moved = False
-        while due := due_events(self.account, self.funding, self.deleveraging, self.rules, start, end,
-                                self.mode.whole):
+        while due := self._due(start, end):
             moved, start = True, due[0][0]
             for time, _, key, cause in due:
                 if time > start:
@@ -645,8 +645,11 @@ class MarginEngine:
                     self._settle(time, cause)
             self._note_debts()
             if not self.settled or self._judged_at is not self.market:
-                self._judge()  # each instant is judged on its own (rule book section 14)
+                self.judge()  # each instant is judged on its own (rule book section 14)
         return moved
+
+    def _due(self, start: int, end: int) -> list[Due]:
+        return due_events(self.account, self.funding, self.deleveraging, self.rules, start, end, self.mode.whole)
 
     def _fund(self, time: int, key: PositionKey, rate: float | None) -> None:
         symbol, held = key.symbol, self.account.positions.get(key)

@@ -62,8 +62,8 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         order = closing
     if order.margin_mode == "isolated" and not order.closes:
         # on its own: tiers, leverage, and margin that is there, not borrowed
-        now = {row.currency: row for row in currencies.lines(pool_with(account, None, PORTFOLIO), market, rules)}
-        refusal = within_tiers(account, order, market, rules) or own_funds(account, order, now, market, rules)
+        before = pool_with(account, None, PORTFOLIO)
+        refusal = within_tiers(account, order, market, rules) or own_funds(account, order, before, market, rules)
         if refusal is not None:
             return refusal
     return _within_limit(account, order, rules) or _afford(account, order, market, rules)
@@ -105,7 +105,7 @@ def _within_limit(account: Account, order: Order, rules: Rules) -> Refusal | Non
 
 def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
     before, after = pool_with(account, None, PORTFOLIO), pool_with(account, order, PORTFOLIO)
-    refusal = may_owe(account, currencies.lines(before, market, rules), currencies.lines(after, market, rules), rules)
+    refusal = may_owe(account, before, after, market, rules)
     if refusal is not None:
         return refusal
     if order.closes:

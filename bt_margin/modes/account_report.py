@@ -152,7 +152,7 @@ def spot_order(pool: Pool, order: Order, market: Market, rules: Rules) -> OrderR
     currency, _ = currencies.given(order, market)
 
     def margin(of: Pool) -> float:
-        row = next((x for x in currencies.lines(of, market, rules) if x.currency == currency), None)
+        row = currencies.line(of, currency, market, rules)
         if row is None or float(row.potential_borrow) <= 0:
             return 0.0
         leverage = currencies.of(pool).borrowing.leverage

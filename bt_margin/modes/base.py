@@ -163,4 +163,12 @@ class Judgement:
 
 def judge(pool: Pool, market: Market, rules: Rules) -> Judgement:
     """Equity and charges of a pool, by its own mode's rules."""
-    return Judgement(pool.mode.equity(pool, market, rules), pool.mode.charges(pool, market, rules))
+    known = _LAST.get("judged")
+    if known is None or known[0] is not pool or known[1] is not market or known[2] is not rules:
+        judged = Judgement(pool.mode.equity(pool, market, rules), pool.mode.charges(pool, market, rules))
+        known = _LAST["judged"] = (pool, market, rules, judged)
+    return known[3]
+
+
+_LAST: dict[str, tuple[Pool, Market, Rules, Judgement]] = {}
+"""What was judged last: risk control asks in turn for the same."""

@@ -119,6 +119,11 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
     return known[3]
 
 
+def line(pool: Pool, currency: str, market: Market, rules: Rules) -> Line | None:
+    """That of one currency; None where the pool has nothing to do with it."""
+    return next((row for row in lines(pool, market, rules) if row.currency == currency), None)
+
+
 _LAST: dict[str, tuple[Pool, Market, Rules, tuple[Line, ...]]] = {}
 """What was asked for last: equity, charges and free margin ask in turn for the same."""
 

@@ -143,9 +143,10 @@ class ArrayFeed(bt.feed.DataBase):
         if datamaster is not None or not self.whole:
             super().advance(size, datamaster, ticks)
             return
-        for line in self.every_line:  # every line is on the same bar; their own `advance` costs three calls each
-            line._idx += size
-            line.lencount += size
+        at, count = self._times._idx + size, self._times.lencount + size
+        for line in self.every_line:  # all are on the same bar; their own `advance` costs three calls each
+            line._idx = at
+            line.lencount = count
 
     def present(self) -> tuple[float, Candle, Candle, float, float]:
         """The present bar of whole arrays: its stamp, last prices and marks as (open, high, low, close), the index,

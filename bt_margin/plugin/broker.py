@@ -648,7 +648,9 @@ class MarginBroker(BackBroker):
                 self._admit(order)
         self.check_submitted()
         found = self._match({bar.symbol for bar in bars})
-        walk(engine, bars, found, self.p.path, self.p.currency, self._step, self._fill)
+        walk(engine, bars, found, self.p.path, self.p.currency, self._step, self._fill, self._quiet_from_open)
+        if self._asleep is not None:
+            return
         if self.pending:
             self._rest(bars)
         while self._switches and self._switches[0].time <= engine.market.time:
@@ -656,11 +658,30 @@ class MarginBroker(BackBroker):
             self.switch_mode(switch.mode, switch.leverage)
         self._tell()
         self._revalue()
-        if self._sleeper is not None:
-            self._asleep = self._sleeper.look(engine, self.pending, self._switches[0].time if self._switches else None)
-            self._joined = False
-            if self._asleep is not None:
-                engine.catch_up = self._to_the_present  # whoever kept the engine sees the present, too
+        self._look_ahead(1)
+
+    def _look_ahead(self, bars: int) -> None:
+        """May the broker sleep from so many bars after the present one on?"""
+        if self._sleeper is None:
+            return
+        until = self._switches[0].time if self._switches else None
+        self._asleep = self._sleeper.look(self.engine, self.pending, until, bars)
+        self._joined = False
+        if self._asleep is not None:
+            self._asleep.engine.catch_up = self._to_the_present  # whoever kept the engine sees the present, too
+
+    def _quiet_from_open(self) -> bool:
+        """True where the broker sleeps from the present bar's open on, after what was traded there."""
+        if self._sleeper is None or self.pending:
+            return False  # what rests in this bar is told to the venue at its close
+        if not self.engine.settled:
+            self.engine.judge()
+            self._tell()
+        self._look_ahead(0)
+        if self._asleep is None:
+            return False
+        self._asleep.at = self._sleeper.at
+        return True
 
     def _sleeps_on(self, asleep: Asleep, sleeper: Sleeper) -> bool:
         """True in a bar that is slept through; otherwise the stretch has ended with the bar before."""

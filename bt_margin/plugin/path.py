@@ -86,11 +86,13 @@ def walk(
     currency: str,
     step: Callable[[Market, bool], None],
     fill: Callable[[Candidate], None],
+    quiet: Callable[[], bool] = lambda: False,
 ) -> None:
     """Walk the new bars: fills of the past, clock events, the open, then leg by leg each fill where the price
     meets it, clock events at the close. `step(market, jump)` moves the engine, `fill` trades.
 
-    Within the bar the clock stands at its open; only the last leg carries it to the close.
+    Within the bar the clock stands at its open; only the last leg carries it to the close. `quiet`: asked once all has
+    traded that trades in this bar; true where what is left of it was seen to pass without the account.
     """
     for one in found:
         if one.when == BEFORE_OPEN:
@@ -110,6 +112,8 @@ def walk(
     for one in found:
         if one.when == AT_OPEN:
             fill(one)
+    if found and all(one.when <= AT_OPEN for one in found) and quiet():
+        return
     markets = {OPEN: engine.market, LOW: at(LOW, start), HIGH: at(HIGH, start), CLOSE: at(CLOSE, end)}
     points = _points(engine, path, markets)
     later = timeline(found, {bar.symbol: tuple(bar.last[p] for p in points) for bar in bars})

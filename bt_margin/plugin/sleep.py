@@ -208,7 +208,7 @@ class Sleeper:
         self._changes = np.flatnonzero(change)
         self.dated = any("-" in line.symbol for line in self.lines if line.venue)
         self._pairs = tuple(line.symbol.partition(":")[0] for line in self.lines)
-        self._width, self._wait, self._patience = SHORTEST, 1, 1
+        self._width, self._next, self._patience = SHORTEST, 1, 1
         self.slept = 0  # bars of this run
 
     @classmethod
@@ -237,24 +237,23 @@ class Sleeper:
         candle = [float(row[at]) for row in prices]
         return min(candle), max(candle)
 
-    def look(self, engine: MarginEngine, pending: Iterable[Any], until: int | None) -> Asleep | None:
-        """The quiet bars after the present one, None where there are none or it is too soon to look again.
+    def look(self, engine: MarginEngine, pending: Iterable[Any], until: int | None, skip: int) -> Asleep | None:
+        """The quiet bars from `skip` after the present one on, None where there are none or it is too soon to look.
 
         `pending`: backtrader's orders, `until`: a time (ms) before which the stretch has to end.
         """
-        if self._wait > 0:
-            self._wait -= 1
-            return None
         at = self.at
-        found = None
-        end = self._end(at, pending, until)
-        if end - at > 2:
-            ahead = self._ahead(engine, slice(at + 1, end))
+        if at < self._next:
+            return None
+        found, first = None, at + skip
+        end = self._end(first, pending, until)
+        if end - first > 1:
+            ahead = self._ahead(engine, slice(first, end))
             stretch = look_ahead(engine, ahead)
             if stretch is not None:
                 whole = stretch.bars == len(ahead.closes) == self._width
                 self._width = min(LONGEST, 4 * self._width) if whole else max(SHORTEST, 2 * stretch.bars)
-                found = Asleep(engine, stretch, at + 1, self.currency, self.floor)
+                found = Asleep(engine, stretch, first, self.currency, self.floor)
         if found is None:
             self._in_vain()
         return found
@@ -268,23 +267,23 @@ class Sleeper:
             self._patience = 1
 
     def _in_vain(self) -> None:
-        self._wait = self._patience
+        self._next = self.at + 1 + self._patience
         self._patience = min(PATIENCE, 2 * self._patience)
         self._width = SHORTEST
 
-    def _end(self, at: int, pending: Iterable[Any], until: int | None) -> int:
-        """The bar before which the stretch after bar `at` has to end, orders and kinds of bars considered."""
-        end = min(at + 1 + self._width, len(self.closes))
-        place = int(np.searchsorted(self._changes, at + 1))
+    def _end(self, first: int, pending: Iterable[Any], until: int | None) -> int:
+        """The bar before which the stretch from bar `first` on has to end, orders and kinds of bars considered."""
+        end = min(first + self._width, len(self.closes))
+        place = int(np.searchsorted(self._changes, first))
         if place < len(self._changes):
             end = min(end, int(self._changes[place]))
         if until is not None:
             end = min(end, int(np.searchsorted(self.closes, until)))
         for order in pending:
-            if end - at <= 2:
+            if end - first < 2:
                 break
             if order.alive() and order.active():
-                end = min(end, self._touch(order, at + 1, end))
+                end = min(end, self._touch(order, first, end))
         return end
 
     def _touch(self, order: Any, start: int, end: int) -> int:
