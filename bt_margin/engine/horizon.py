@@ -106,7 +106,7 @@ class Stretch:
 
 def look_ahead(engine: MarginEngine, path: Ahead) -> Stretch | None:
     """The quiet bars at the beginning of `path`, as the account stands; None where there are too few."""
-    if not engine.settled or len(path.closes) < FEWEST:
+    if not engine.control.settled or len(path.closes) < FEWEST:
         return None
     try:
         owing = engine.mode.whole and _costs_interest(engine, engine.market)
@@ -125,7 +125,7 @@ def look_ahead(engine: MarginEngine, path: Ahead) -> Stretch | None:
         else:
             return None
         bars = _quiet_bars(engine, path, pools)
-        if bars >= FEWEST and engine.entry_distance is None:
+        if bars >= FEWEST and engine.control.entry_distance is None:
             bars = min(bars, _before_first_distance(engine, path, pools))
     except InputError:
         return None  # the exact way tells what is wrong
@@ -135,7 +135,7 @@ def look_ahead(engine: MarginEngine, path: Ahead) -> Stretch | None:
 def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: int) -> float | None:
     """The lowest distance to liquidation in the bars [start, end) of a stretch where it may be a new low of the run,
     per cent; the run's own low otherwise."""
-    low, path = engine.min_distance, stretch.ahead
+    low, path = engine.control.min_distance, stretch.ahead
     if low is None:
         return None  # the stretch ends where a first one is found
     instants = path.instants(start, end)
@@ -192,7 +192,7 @@ def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, J
         levels = engine.rules.liquidation
         equity, requirement = (_along(x, path) for x in (judged.equity, judged.requirement))
         warning = requirement * levels.warning_ratio
-        if engine.warned(pool):
+        if engine.control.warned(pool.name):
             level = requirement * levels.liquidation_ratio
             quiet &= (equity - level > NEAR * level) & (warning - equity >= NEAR * warning) & (requirement > 0)
         else:

@@ -114,8 +114,8 @@ class Recorder(bt.Analyzer):
             "evidence": [to_builtins(row) for row in engine.evidence()],
             "start_equity_usd": self._start_usd,
             "usd": {c: float(engine.market.usd(c)) for c in {e.currency for e in broker.ledger}},
-            "entry_distance": engine.entry_distance,
-            "min_distance": engine.min_distance,
+            "entry_distance": engine.control.entry_distance,
+            "min_distance": engine.control.min_distance,
             "min_margin_ratio": min(ratios) if ratios else None,
         }
 
@@ -194,7 +194,7 @@ class DistanceToLiquidation(bt.Analyzer):
 
     def stop(self) -> None:
         engine = _engine(self)
-        self._ends = (None, None) if engine is None else (engine.entry_distance, engine.min_distance)
+        self._ends = (None, None) if engine is None else (engine.control.entry_distance, engine.control.min_distance)
 
     def get_analysis(self) -> dict[str, Any]:
         """The series and both ends."""

@@ -228,7 +228,7 @@ class MarginBroker(BackBroker):
             now = asleep.instant()
         else:
             engine = self.engine
-            now = Instant(engine.market.time, engine.equity_usd(), engine.take_lowest(), engine.present_ratio(),
+            now = Instant(engine.market.time, engine.equity_usd(), engine.control.take_lowest(), engine.present_ratio(),
                           engine.collateral())
         lows = [low for low in (self._bar_low, now.low) if low is not None]
         self._bar_low = min(lows, default=None)
@@ -674,8 +674,8 @@ class MarginBroker(BackBroker):
         """True where the broker sleeps from the present bar's open on, after what was traded there."""
         if self._sleeper is None or self.pending:
             return False  # what rests in this bar is told to the venue at its close
-        if not self.engine.settled:
-            self.engine.judge()
+        if not self.engine.control.settled:
+            self.engine.control.judge()
             self._tell()
         self._look_ahead(0)
         if self._asleep is None:

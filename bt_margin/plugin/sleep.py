@@ -163,7 +163,7 @@ class Asleep:
     def instant(self) -> Instant:
         """The account at the close of the present bar."""
         bar = self.at - self.first
-        told = self.engine.take_lowest()
+        told = self.engine.control.take_lowest()
         low = float(np.fmin(self._low(), np.nan if told is None else told))
         self._taken = self.at
         return Instant(

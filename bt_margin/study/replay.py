@@ -201,8 +201,8 @@ class Replay:
             if taken is not None:
                 return Outcome(LIQUIDATED, taken.time, 0.0)
             forced |= any(isinstance(event, (Reduced, Converted)) for event in engine.events[seen:])
-            if engine.min_distance is not None:
-                walked.append(engine.min_distance)
+            if engine.control.min_distance is not None:
+                walked.append(engine.control.min_distance)
             at, fresh = wake, False
         low = min(walked, default=None)
         for stretch, wake in stretches:

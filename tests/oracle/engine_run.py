@@ -10,6 +10,7 @@ import numpy as np
 
 from bt_margin.engine import credit, portfolio_orders
 from bt_margin.engine.accrual import FundingSeries
+from bt_margin.engine.control import RiskControl
 from bt_margin.engine.engine import MarginEngine, Refusal
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountReport
@@ -34,6 +35,10 @@ class Silent(MarginEngine):
     long as all the rest. What the account is after each act is compared number by number instead.
     """
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.control = Undistanced(self, self.control.slippage)
+
     def assess(self) -> AccountReport:
         return NOTHING
 
@@ -42,6 +47,10 @@ class Silent(MarginEngine):
         if gate is None:
             return super()._answer(account, order, filling)
         return gate(account, order, self.market, self.rules)
+
+
+class Undistanced(RiskControl):
+    """Risk control that seeks no distances."""
 
     def _note_distance(self, pool: Pool, judgement: Judgement) -> None:
         pass

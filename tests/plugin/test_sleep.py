@@ -261,8 +261,8 @@ def test_a_long_option_alone_is_slept_through_and_no_move_ends_it() -> None:
     cerebro.run()
     assert broker.account.positions
     assert broker._sleeper.slept > 150
-    assert broker.engine.entry_distance is None
-    assert broker.engine.min_distance is None
+    assert broker.engine.control.entry_distance is None
+    assert broker.engine.control.min_distance is None
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -87,7 +87,7 @@ def broker_run(replay: Replay, mode: str, entry: int, leverage: float) -> Held:
     if taken is not None:
         return Held("liquidated", taken.time, 0.0)
     forced = any(event.name in ("Reduced", "Converted") for event in broker.events)
-    low = broker.engine.min_distance
+    low = broker.engine.control.min_distance
     return Held("reduced" if forced else "survived", -1, math.nan if low is None else low)
 
 

@@ -129,7 +129,7 @@ def test_a_walked_leg_makes_no_deficit(position, cash, target) -> None:
     symbol = position.symbol
     account, market = build([position], cash, {symbol: position.entry_price})
     engine = MarginEngine(account, mode_named("cross"), load_rules("okx"), market)
-    engine._control()
+    engine.control.judge()
     if not account.positions:
         return
     mark = position.entry_price * target
