@@ -400,12 +400,10 @@ class MarginBroker(BackBroker):
 
     def get_cash(self) -> float:
         """What may open positions, in the broker's currency."""
-        if not self.margined:
-            return self._cash
         asleep = self._asleep
         if asleep is not None and asleep.at >= asleep.first:
-            return float(asleep.cash[asleep.at - asleep.first])
-        return self._available
+            return asleep.cash[asleep.at - asleep.first]
+        return self._available if self.margined else self._cash
 
     getcash = get_cash
 
@@ -420,12 +418,13 @@ class MarginBroker(BackBroker):
 
     def get_value(self, datas: Any = None, mkt: bool = False, lever: bool = False) -> float:
         """Total equity; of given feeds or legs the signed notional of their positions, at the last price."""
-        if not self.margined:
-            return super().get_value(datas, mkt, lever)  # type: ignore[no-any-return]
         if datas is None:
             asleep = self._asleep
             if asleep is not None and asleep.at >= asleep.first:
-                return float(asleep.values[asleep.at - asleep.first])
+                return asleep.values[asleep.at - asleep.first]
+        if not self.margined:
+            return super().get_value(datas, mkt, lever)  # type: ignore[no-any-return]
+        if datas is None:
             return float(self._value)
         self._to_the_present()
         total = 0.0
@@ -439,9 +438,9 @@ class MarginBroker(BackBroker):
     getvalue = get_value
 
     def get_fundvalue(self) -> float:
-        if not self.margined:
+        if self._asleep is None and not self.margined:
             return super().get_fundvalue()  # type: ignore[no-any-return]
-        return self.get_value() / self._fundshares if self.started else float(self._fundval)
+        return self.get_value() / self._fundshares if self._engine is not None else float(self._fundval)
 
     fundvalue = property(get_fundvalue)
 
@@ -620,11 +619,11 @@ class MarginBroker(BackBroker):
     # -- one bar ------------------------------------------------------------------------------------------------
 
     def next(self) -> None:
+        asleep = self._asleep
+        if asleep is not None and self._sleeps_on(asleep):
+            return
         if not self.margined:
             super().next()
-            return
-        asleep, sleeper = self._asleep, self._sleeper
-        if asleep is not None and sleeper is not None and self._sleeps_on(asleep, sleeper):
             return
         self._bar_low = None
         bars = self.bars.fresh(self._feeds)
@@ -683,9 +682,9 @@ class MarginBroker(BackBroker):
         self._asleep.at = self._sleeper.at
         return True
 
-    def _sleeps_on(self, asleep: Asleep, sleeper: Sleeper) -> bool:
+    def _sleeps_on(self, asleep: Asleep) -> bool:
         """True in a bar that is slept through; otherwise the stretch has ended with the bar before."""
-        at = sleeper.at
+        at = asleep.clock._idx
         stirred, self._stirred = self._stirred, False
         if at > asleep.last or self.submitted or self._toactivate or self._cash_addition or self._joined or (
             asleep.touched or (stirred and not asleep.unchanged)

@@ -106,20 +106,21 @@ class Instant:
 class Asleep:
     """The quiet bars that the broker sleeps through: `first` to `last` of the feeds, and what each of them shows."""
 
-    def __init__(self, engine: MarginEngine, stretch: Stretch, first: int, currency: str, floor: float) -> None:
-        self.engine, self.stretch, self.first = engine, stretch, first
+    def __init__(self, engine: MarginEngine, stretch: Stretch, first: int, currency: str, floor: float,
+                 clock: Any) -> None:
+        self.engine, self.stretch, self.first, self.clock = engine, stretch, first, clock
         self._state = (engine.state, engine.mode)
         self._booked, self._said = engine.account.ledger, engine.events
-        self._counts = (len(self._booked), len(self._said))
+        self._count = len(self._booked) + len(self._said)
         self.last = first + stretch.bars - 1
         # the present bar; the last one that the engine knows of; the last one whose lowest ratio was taken
         self.at = self.told = self._taken = first - 1
         self.closing = stretch.ahead.market.some(stretch.ahead.at_close)
         self.equity_usd = self._each(total_equity(engine.account, self.closing))
         usd = self.closing.usd(currency)
-        self.values = np.maximum(self.equity_usd / usd, floor).tolist()
+        self.values: list[float] = np.maximum(self.equity_usd / usd, floor).tolist()
         free = self._each(self._free(engine.free_pool(currency)))
-        self.cash = (np.maximum(0.0, free) / (usd if engine.mode.whole else 1.0)).tolist()
+        self.cash: list[float] = (np.maximum(0.0, free) / (usd if engine.mode.whole else 1.0)).tolist()
 
     def _free(self, pool: Pool | None) -> Number:
         """What a pool may still open at each close; judged already where it can be liquidated."""
@@ -153,7 +154,7 @@ class Asleep:
     @property
     def touched(self) -> bool:
         """True once something was booked or happened: what every bar asks, so cheaply."""
-        return (len(self._booked), len(self._said)) != self._counts
+        return len(self._booked) + len(self._said) != self._count
 
     @property
     def unchanged(self) -> bool:
@@ -253,7 +254,7 @@ class Sleeper:
             if stretch is not None:
                 whole = stretch.bars == len(ahead.closes) == self._width
                 self._width = min(LONGEST, 4 * self._width) if whole else max(SHORTEST, 2 * stretch.bars)
-                found = Asleep(engine, stretch, first, self.currency, self.floor)
+                found = Asleep(engine, stretch, first, self.currency, self.floor, self.clock)
         if found is None:
             self._in_vain()
         return found
