@@ -160,7 +160,7 @@ def windows(*, store: Path | None = None, json_: Json = False) -> None:
     json_
         Print JSON.
     """
-    from bt_margin.model.assessment import iso
+    from bt_margin.model.moment import iso
     from bt_margin.study.windows import windows as named
     from data_fetch import LocalStore, Samples, Store
 
@@ -211,7 +211,7 @@ def rules(
     json_
         Print JSON.
     """
-    from bt_margin.engine.builder import parse_time
+    from bt_margin.model.moment import parse_time
     from bt_margin.rules.book import load_rules
 
     rows = load_rules("okx").listing()
@@ -222,7 +222,7 @@ def rules(
             raise InputError(f"{name}: expected one of {shown}, found {wanted!r}")
         rows = [row for row in rows if wanted is None or row[name] == wanted]
     if as_of is not None:
-        from bt_margin.model.assessment import iso
+        from bt_margin.model.moment import iso
 
         then = iso(parse_time(as_of, "as_of"))
         latest: dict[tuple[str, str], dict[str, Any]] = {}

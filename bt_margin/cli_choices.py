@@ -57,8 +57,8 @@ def borrow(leverages: Sequence[str], auto: bool) -> dict[str, Any]:
 
 def switches(texts: Sequence[str]) -> list[Any]:
     """TIME=MODE or TIME=MODE@LEVERAGE, repeatable."""
-    from bt_margin.engine.builder import parse_time
     from bt_margin.engine.clock import ModeSwitch
+    from bt_margin.model.moment import parse_time
 
     found = []
     for text in texts:

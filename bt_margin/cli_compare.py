@@ -16,6 +16,7 @@ from bt_margin import cli_choices as choices
 from bt_margin import cli_data
 from bt_margin import cli_tables as show
 from bt_margin.errors import InputError
+from bt_margin.model.moment import MINUTE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from bt_margin.study.result import RunResult
     from bt_margin.study.study import Study
 
-MINUTE = 60_000
 Many = Annotated[tuple[str, ...], Parameter(negative=())]
 Numbers = Annotated[tuple[float, ...], Parameter(negative=())]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -187,7 +187,7 @@ def run(
     strict: Flag = False,
 ) -> None:
     """One backtest in one mode: the verdict, every event, and the ledger around each forced order."""
-    from bt_margin.model.assessment import iso
+    from bt_margin.model.moment import iso
     from bt_margin.study.study import Study
 
     study = Study(
@@ -329,7 +329,7 @@ def _run(study: Study, workers: int | None, cells: Cells) -> list[RunResult]:
 
 
 def _ledger_table(result: RunResult, around: int = 6) -> Table:
-    from bt_margin.model.assessment import iso
+    from bt_margin.model.moment import iso
 
     table = show.table(
         "Ledger around forced orders",

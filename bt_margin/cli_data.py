@@ -262,7 +262,7 @@ def _existing(path: Path) -> Path:
 def _spans(
     windows: Sequence[str], since: str | None, until: str | None, now_ms: Callable[[], int]
 ) -> list[tuple[int, int]]:
-    from bt_margin.engine.builder import parse_time
+    from bt_margin.model.moment import parse_time
     from bt_margin.study.windows import window
 
     if windows:

@@ -15,12 +15,12 @@ from bt_margin.errors import InputError
 from bt_margin.model.account import Account, Position
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
+from bt_margin.model.moment import HOUR, MINUTE
 from bt_margin.modes.assess import account_pools, available
 from bt_margin.modes.base import MarginMode, Pool, judge
 from bt_margin.rules.book import Rules
 
-HOUR = 3_600_000
-NEAR = 60_000  # the venue takes up to a minute to assess; a rate stamped within it belongs to that settlement
+NEAR = MINUTE  # the venue takes up to a minute to assess; a rate stamped within it belongs to that settlement
 
 
 def settlement_rate(premium: float, interval_hours: float, cap: float, floor: float) -> float:

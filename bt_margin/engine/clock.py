@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from bt_margin.engine.accrual import HOUR, FundingSeries, settlements
+from bt_margin.engine.accrual import FundingSeries, settlements
 from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.account import Account
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
+from bt_margin.model.moment import HOUR, MINUTE
+from bt_margin.modes import borrow
 from bt_margin.rules.book import Rules
 
 
@@ -80,14 +82,14 @@ def due_events(account: Account, funding: Mapping[str, FundingSeries], script: S
             hours = rules.funding(key.symbol).interval_hours
             due += [(time, 0, key, rate) for time, rate in settlements(funding.get(key.symbol), hours, start, end)]
         if position.instrument.is_spot:  # a margin pair: interest, and no deleveraging (rule book section 7)
-            due += [(time, 1, key, InterestHour()) for time in range((start // HOUR + 1) * HOUR, end + 1, HOUR)]
+            due += [(time, 1, key, InterestHour()) for time in borrow.hours(start, end)]
             continue
         for one in script:
             side = "long" if position.size > 0 else "short"
             if start < one.time <= end and one.symbol == key.symbol and one.side in ("", side):
                 due.append((one.time, 2, key, one))
     if debts:
-        due += [(time, 1, NOBODY, DebtHour()) for time in range((start // HOUR + 1) * HOUR, end + 1, HOUR)]
+        due += [(time, 1, NOBODY, DebtHour()) for time in borrow.hours(start, end)]
     due += [(at, 3, PositionKey(symbol, "", ""), instrument) for symbol, (at, instrument) in expiring.items()]
     return sorted(due, key=lambda row: row[:3])
 
@@ -134,7 +136,7 @@ class References:
         market's stand-ins. Raises MissingPrice under `strict`, or when nothing at all was seen.
         """
         end, symbol, pair = instrument.expiry_ms or 0, instrument.symbol, instrument.pair
-        start = end - round(minutes * 60_000)
+        start = end - round(minutes * MINUTE)
         heard = self._heard.get(pair, [])
         if heard and heard[0][0] <= start and heard[-1][0] >= end:
             return _mean(heard, start, end)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bt_margin.engine import debts, spot_margin, takeover
-from bt_margin.engine.accrual import HOUR
 from bt_margin.engine.present import DUST, Present
 from bt_margin.errors import MissingPrice, NotConserved
 from bt_margin.model.account import Order
@@ -18,6 +17,7 @@ from bt_margin.model.assessment import AccountReport, ratio
 from bt_margin.model.event import Bankrupt, Converted, Reduced, TakenOver, Warned
 from bt_margin.model.ledger import EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
+from bt_margin.model.moment import HOUR
 from bt_margin.modes.base import CancelOrders, Convert, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.conversion import repay_above_quota
 from bt_margin.modes.distance import distance, holds, is_straight, may_be_nearer

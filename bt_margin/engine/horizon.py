@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bt_margin.engine.accrual import HOUR
 from bt_margin.engine.clock import due_events
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
+from bt_margin.model.moment import HOUR
 from bt_margin.modes import currencies
 from bt_margin.modes.base import Judgement, Pool, judge
 from bt_margin.modes.distance import distance, holds, is_straight, lowest_gaps, straight

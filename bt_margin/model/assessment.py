@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from bt_margin.model.instrument import Number
+from bt_margin.model.moment import iso
 
 SAFE, WARNING, LIQUIDATION = "safe", "warning", "liquidation"
 
@@ -229,11 +229,6 @@ def state_of(margin_ratio: float | None, warning: float, liquidation: float) -> 
     if margin_ratio is None or margin_ratio > warning:
         return SAFE
     return WARNING if margin_ratio > liquidation else LIQUIDATION
-
-
-def iso(time: int) -> str:
-    """ms since 1970 as ISO text in UTC, to the second."""
-    return datetime.fromtimestamp(time / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _clean(value: Any) -> Any:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bt_margin.model.assessment import Charge
+from bt_margin.model.moment import HOUR
 from bt_margin.model.number import Number, larger, smaller
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
     from bt_margin.rules.tiers import Tier, Tiers
 
-HOUR = 3_600_000
 ROUNDING = 1e-12
 """Of a debt: this far above a tier's ceiling or its quota it is still within. Repaid down to one, a float may miss."""
 

@@ -14,10 +14,11 @@ from bt_margin.engine.engine import MarginEngine
 from bt_margin.model.assessment import AccountReport, ratio
 from bt_margin.model.event import Event
 from bt_margin.model.ledger import Entry
+from bt_margin.model.moment import DAY, HOUR
 from bt_margin.modes.account_report import Collateral
 from bt_margin.modes.base import Judgement, Pool
 from bt_margin.modes.distance import distance
-from bt_margin.plugin.measures import HOUR, costs, hours_below, worst_hour
+from bt_margin.plugin.measures import costs, hours_below, worst_hour
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,7 +212,7 @@ class _Values(bt.Analyzer):
 
     def next(self) -> None:
         days = self.strategy.datetime[0]
-        self._time.append(round((days - _EPOCH) * 86_400_000))
+        self._time.append(round((days - _EPOCH) * DAY))
         self._value.append(float(self.strategy.broker.getvalue()))
 
     prenext = next
@@ -242,7 +243,7 @@ class ReturnSeries(_Values):
     def get_analysis(self) -> dict[int, float]:
         last: dict[int, float] = {}
         for time, value in zip(self._time, self._value, strict=True):
-            last[(time - 1) // _DAY * _DAY if self.p.daily else time] = value  # a bar ending at midnight closes its day
+            last[(time - 1) // DAY * DAY if self.p.daily else time] = value  # a bar ending at midnight closes its day
         found, before = {}, self._first
         for time, value in last.items():
             found[time] = value / before - 1.0 if before else 0.0
@@ -257,7 +258,6 @@ class ReturnSeries(_Values):
         return pd.Series(list(found.values()), index=index, name="returns", dtype=float)
 
 
-_DAY = 86_400_000
 _EPOCH = 719_163.0
 """1970-01-01 in backtrader's days."""
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.errors import InputError
+from bt_margin.model.moment import DAY, MINUTE
 
 MARKS = ("mark_open", "mark_high", "mark_low", "mark", "index", "forward_price")
 """Lines beyond the usual: a candle of marks (`mark` is its close), the index, what options are priced from."""
@@ -78,7 +79,7 @@ class ArrayFeed(bt.feed.DataBase):
         self._columns = [
             (getattr(self.lines, name), column) for name, column in self.p.columns.items()
         ]
-        self._stamps = self.p.close_ms / 86_400_000 + 719163.0  # equals backtrader's date2num exactly
+        self._stamps = self.p.close_ms / DAY + 719163.0  # equals backtrader's date2num exactly
 
     # -- bar by bar ---------------------------------------------------------------------------------------------
 
@@ -191,5 +192,5 @@ def _fill(line: Any, values: NDArray[np.float64]) -> None:
 
 
 def _step_ms(timeframe: int, compression: int) -> int:
-    unit = {bt.TimeFrame.Days: 86_400_000, bt.TimeFrame.Minutes: 60_000}.get(timeframe, 1_000)
+    unit = {bt.TimeFrame.Days: DAY, bt.TimeFrame.Minutes: MINUTE}.get(timeframe, 1_000)
     return int(unit * compression)

@@ -10,9 +10,9 @@ from typing import Any
 import backtrader as bt
 
 from bt_margin.errors import InputError, MissingPrice
-from bt_margin.model.assessment import iso
 from bt_margin.model.instrument import Kind, is_symbol
 from bt_margin.model.market import parse_kind
+from bt_margin.model.moment import DAY, MINUTE, iso
 
 OPEN, HIGH, LOW, CLOSE = range(4)
 USD_PAIRS = ("USDT/USD", "USDC/USD")
@@ -109,14 +109,14 @@ def _check(values: Prices, symbol: str, what: str, time: int) -> None:
 
 
 _UNITS = {
-    bt.TimeFrame.Seconds: 1_000, bt.TimeFrame.Minutes: 60_000, bt.TimeFrame.Days: 86_400_000,
+    bt.TimeFrame.Seconds: 1_000, bt.TimeFrame.Minutes: MINUTE, bt.TimeFrame.Days: DAY,
     bt.TimeFrame.Weeks: 604_800_000,
 }
 
 
 def to_ms(stamp: float) -> int:
     """backtrader's float days as ms since 1970, exact for whole ms."""
-    return round((stamp - 719163.0) * 86_400_000)
+    return round((stamp - 719163.0) * DAY)
 
 
 def step_of(data: Any) -> int:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.errors import InputError
-from bt_margin.model.assessment import iso
 from bt_margin.model.instrument import Kind, parse
+from bt_margin.model.moment import DAY, HOUR, MINUTE, iso
 from bt_margin.model.number import LARGEST, SMALLEST
 from bt_margin.plugin.array_feed import MARKS, ArrayFeed
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from data_fetch import LocalStore, Samples, Series
 
-HOUR = 3_600_000
 CANDLE = ("open", "high", "low", "close")
 Holes = Literal["raise", "drop", "flat"]
 _MARK = {"open": "mark_open", "high": "mark_high", "low": "mark_low", "close": "mark"}
@@ -110,7 +109,7 @@ def from_store(
     hole: stand-ins apply.
     Raises data_fetch.DataError where there is no data.
     """
-    from bt_margin.engine.builder import parse_time
+    from bt_margin.model.moment import parse_time
     from data_fetch import LocalStore, Samples, parse_step
 
     if window is not None and since is None and until is None:
@@ -309,8 +308,8 @@ def _index_ms(index: Any, what: str) -> NDArray[np.int64]:
 
 
 _END_OF_DATES = 9_214_646_400_000  # 2262-01-01, about where pandas' own nanoseconds end
-_LONGEST = 366 * 86_400_000
-_UNITS = {"s": 1_000, "m": 60_000, "h": HOUR, "d": 86_400_000}
+_LONGEST = 366 * DAY
+_UNITS = {"s": 1_000, "m": MINUTE, "h": HOUR, "d": DAY}
 
 
 def _timeframe_ms(text: str) -> int:
@@ -324,7 +323,7 @@ def _timeframe_ms(text: str) -> int:
 
 
 def _bt_timeframe(step: int) -> tuple[int, int]:
-    for unit, kind in ((86_400_000, bt.TimeFrame.Days), (60_000, bt.TimeFrame.Minutes), (1_000, bt.TimeFrame.Seconds)):
+    for unit, kind in ((DAY, bt.TimeFrame.Days), (MINUTE, bt.TimeFrame.Minutes), (1_000, bt.TimeFrame.Seconds)):
         if step % unit == 0:
             return kind, step // unit
     raise InputError(f"timeframe: bars of {step} ms are not whole seconds")

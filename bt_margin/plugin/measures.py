@@ -7,7 +7,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-HOUR = 3_600_000
+from bt_margin.model.moment import HOUR
+
 LIQUIDATION = ("forced", "conversion")
 """Notes of ledger entries that a liquidation wrote."""
 

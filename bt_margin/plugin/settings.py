@@ -6,10 +6,10 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from bt_margin.engine.builder import parse_time
 from bt_margin.errors import InputError
 from bt_margin.model.account import POSITION_MODES
 from bt_margin.model.borrowing import Borrowing
+from bt_margin.model.moment import parse_time
 from bt_margin.modes import MODES, mode_named
 from bt_margin.plugin.path import PATHS
 from bt_margin.rules.book import RuleBook, load_rules

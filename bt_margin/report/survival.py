@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from bt_margin.model.moment import HOUR
 from bt_margin.report import figures, wording
 from bt_margin.study.replay import VERDICTS
 
@@ -27,7 +28,6 @@ CELLS = 60_000
 """Drawn at most: a larger map is thinned, and the page says so."""
 KEPT = ("survived", "reduced")
 KILLED = "liquidated"
-HOUR = 3_600_000
 SAFE = [[0.0, "#f1e9a6"], [0.15, "#a9d8b8"], [0.5, "#3f9fb5"], [1.0, "#234f8f"]]
 DEAD = [[0.0, "#5e0d12"], [0.4, "#b3262b"], [1.0, "#f0a58f"]]
 MUTE = {"refused": "#8f8a99", "too small": "#c9c6cf", "failed": "#1d1b22"}

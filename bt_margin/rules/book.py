@@ -13,9 +13,10 @@ from functools import cache
 from typing import Any
 
 from bt_margin.errors import InputError, NoRuleInForce
+from bt_margin.model.moment import DAY
 from bt_margin.rules import loading, overlay
 from bt_margin.rules.coverage import look_up, subjects, summary
-from bt_margin.rules.history import DAY_MS, iso
+from bt_margin.rules.history import iso
 from bt_margin.rules.loading import Tables
 from bt_margin.rules.lookups import Extrapolate, Rules
 
@@ -88,11 +89,11 @@ class RuleBook:
         if extrapolate not in ("never", "nearest"):
             raise InputError(f'rules.extrapolate: expected "never" or "nearest", found {extrapolate!r}')
         time = time_ms if self._frozen is None else self._frozen
-        interval, day = bisect_right(self._breaks, time), time // DAY_MS
+        interval, day = bisect_right(self._breaks, time), time // DAY
         key = (interval, day, extrapolate)
         rules = self._cache.get(key)
         if rules is None:
-            start = max(day * DAY_MS, self._breaks[interval - 1]) if interval else day * DAY_MS
+            start = max(day * DAY, self._breaks[interval - 1]) if interval else day * DAY
             rules = self._cache[key] = Rules(self._tables, start, extrapolate)
         return rules
 

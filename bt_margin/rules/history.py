@@ -5,12 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Generic, TypeVar
 
 from bt_margin.errors import InputError
+from bt_margin.model import moment
 
-DAY_MS = 86_400_000
 ALWAYS = -(2**60)
 """The effective instant of a revision that holds at every date: a caller's own."""
 _NEVER_ENDS = 2**60
@@ -19,20 +19,18 @@ T = TypeVar("T")
 
 
 def iso(time_ms: int) -> str:
-    """Milliseconds since 1970 as UTC text, to the second ("always" for a caller's own revision)."""
-    if time_ms == ALWAYS:
-        return "always"
-    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """When a revision begins, as text ("always" for a caller's own)."""
+    return "always" if time_ms == ALWAYS else moment.iso(time_ms)
 
 
-def to_ms(moment: datetime) -> int:
+def to_ms(stamp: datetime) -> int:
     """A time zone-aware datetime as milliseconds since 1970.
 
     Raises InputError without a zone: it would be a guess.
     """
-    if moment.tzinfo is None:
-        raise InputError(f"rules: expected a UTC time such as 2020-03-12T00:00:00Z, found {moment}")
-    return round(moment.timestamp() * 1000)
+    if stamp.tzinfo is None:
+        raise InputError(f"rules: expected a UTC time such as 2020-03-12T00:00:00Z, found {stamp}")
+    return moment.milliseconds(stamp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class History(Generic[T]):
         after = time_ms - self._ends[index] if earlier is not None else _NEVER_ENDS
         before = later.effective - time_ms if later is not None else _NEVER_ENDS
         found, distance = (earlier, after) if after <= before else (later, before)
-        return None if found is None else (found, max(1, -(-distance // DAY_MS)))
+        return None if found is None else (found, max(1, -(-distance // moment.DAY)))
 
     def breaks(self) -> set[int]:
         """Every instant at which `at` or the row of `nearest` may change."""

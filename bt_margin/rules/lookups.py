@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeVar
 
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.instrument import Instrument, Kind, parse
+from bt_margin.model.moment import DAY
 from bt_margin.rules.credit import BorrowRow, MultiCurrencyRow, QuotaRow, RateSeries
 from bt_margin.rules.discounts import DiscountRow
 from bt_margin.rules.families import borrows, candidates
-from bt_margin.rules.history import DAY_MS, iso
+from bt_margin.rules.history import iso
 from bt_margin.rules.loading import FundingTerms, Tables
 from bt_margin.rules.portfolio import (
     DepegRow,
@@ -191,7 +192,7 @@ class Rules:
         if history is None or history.at(self.time) is None:
             return self.interest(currency).hourly
         series: RateSeries = self._find("borrow_rates", currency)
-        return series.hourly(time if 0 <= time - self.time < DAY_MS else self.time)
+        return series.hourly(time if 0 <= time - self.time < DAY else self.time)
 
     def discount(self, currency: str) -> DiscountRow:
         """How much of a currency counts as collateral. Raises NoRuleInForce: no currency counts by default."""

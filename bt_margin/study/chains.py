@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from bt_margin.errors import InputError
-from bt_margin.model.assessment import iso
+from bt_margin.model.moment import DAY, iso
 from bt_margin.study.strategies import symbols_of
 from bt_margin.study.windows import Window
-
-DAY = 86_400_000
 
 
 def trades_options(strategy: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bt_margin.errors import BtMarginError
-from bt_margin.model.assessment import iso
+from bt_margin.model.moment import iso
 from bt_margin.study.static_book import StaticBook
 from bt_margin.study.strategies import load
 from bt_margin.study.study import Study, Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bt_margin.model.assessment import iso
+from bt_margin.model.moment import iso
 
 
 def judge_run(strategy: Any, found: Mapping[str, Any]) -> tuple[str, str | None, str]:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bt_margin.engine.accrual import HOUR, FundingSeries, settlements
+from bt_margin.engine.accrual import FundingSeries, settlements
 from bt_margin.errors import InputError, MissingPrice, NoRuleInForce
-from bt_margin.model.assessment import iso
 from bt_margin.model.instrument import Kind, Number, parse
 from bt_margin.model.market import Market
+from bt_margin.model.moment import HOUR, iso
 from bt_margin.plugin.array_feed import ArrayFeed
 from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, Bar
 from bt_margin.plugin.feeds import CANDLE, make_feed

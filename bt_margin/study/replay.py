@@ -20,10 +20,11 @@ from bt_margin.engine.engine import MarginEngine, gate_of
 from bt_margin.engine.orders import Refusal
 from bt_margin.errors import BtMarginError, Ineligible, InputError, NoRuleInForce
 from bt_margin.model.account import Account
-from bt_margin.model.assessment import AccountReport, AccountTotals, iso
+from bt_margin.model.assessment import AccountReport, AccountTotals
 from bt_margin.model.event import Converted, Reduced, TakenOver
 from bt_margin.model.instrument import parse
 from bt_margin.model.market import Market
+from bt_margin.model.moment import iso
 from bt_margin.modes.base import MarginMode
 from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.plugin.path import walk

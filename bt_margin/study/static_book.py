@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from bt_margin.engine.builder import BookFile
+from bt_margin.engine.book_file import BookFile
 from bt_margin.errors import InputError
 from bt_margin.model.account import Account, Order
 from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.instrument import Kind, Number, parse
 from bt_margin.model.market import STABLECOINS, Market
-from bt_margin.rules.book import Extrapolate, RuleBook, Rules, load_rules
+from bt_margin.rules.book import Extrapolate, RuleBook, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,7 @@ class StaticBook:
         """Read a book file. Its `time` and `prices`, and entry prices, leverages and margins of its positions, belong
         to its own instant and are not used: the path gives prices, the map leverages. Raises InputError with the key's
         path for what a static book cannot hold."""
-        try:
-            file = msgspec.convert({"time": "", **book}, BookFile)
-        except msgspec.ValidationError as error:
-            raise InputError(f"book: {error}") from None
+        file = BookFile.read({"time": "", **book})
         for key, given in (("orders", file.orders), ("borrow.interest", file.borrow.interest),
                            ("spot_in_use.cap", file.spot_in_use.cap), ("spot_in_use.unit", file.spot_in_use.unit)):
             if given:
@@ -85,13 +81,9 @@ class StaticBook:
             raise InputError("positions: expected at least one position, and each once")
         if not sum(file.balances.values()) > 0:
             raise InputError("balances: expected some money to start with, found none; for example USDT: 100000")
-        rules = load_rules(file.rules.venue).overlay(
-            instruments=file.instruments, fees=file.fees, discounts=file.discounts, borrow_tiers=file.borrow_tiers,
-            parameters={"portfolio": file.portfolio} if file.portfolio else {},
-        )
         choices = Borrowing(file.borrow.auto, dict(file.borrow.leverage), frozenset(file.borrow.collateral_off))
         said = "extrapolate" in book.get("rules", {})  # a file without it means never only where one instant is judged
-        return cls(tuple(legs), dict(file.balances), choices, rules, file.rules.as_of or "then",
+        return cls(tuple(legs), dict(file.balances), choices, file.rule_book(), file.rules.as_of or "then",
                    file.rules.extrapolate if said else "nearest")
 
     def rules_at(self, time: int) -> Rules:

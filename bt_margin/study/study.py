@@ -18,7 +18,7 @@ import numpy as np
 
 from bt_margin.engine.clock import ModeSwitch
 from bt_margin.errors import BtMarginError, Ineligible, InputError
-from bt_margin.model.assessment import iso
+from bt_margin.model.moment import MINUTE, iso
 from bt_margin.modes import MODES, mode_named
 from bt_margin.study import provenance
 from bt_margin.study.cells import Cells, decode, encode
@@ -34,7 +34,6 @@ DEFAULT_WINDOWS = ("2025-10-10", "2022-11-08")
 DEFAULT_LEVERAGES = (2.0, 3.0, 5.0)
 UNIFIED_ACCOUNT = 1_617_667_200_000
 """2021-04-06: general launch of OKX's unified account (rule book section 13); before it its earliest rules run."""
-MINUTE = 60_000
 COVERED = 0.99
 """Downloaded minutes are used when so much of a window is there; the rest is left out and counted."""
 SPOT_STANDS_IN_BEFORE = 1_640_995_200_000
@@ -298,7 +297,7 @@ def settings(task: Task, symbols: Iterable[str]) -> dict[str, float]:
 
 
 def _rules_time(task: Task) -> int:
-    from bt_margin.engine.builder import parse_time
+    from bt_margin.model.moment import parse_time
 
     return task.window.since if task.rules_as_of == "then" else parse_time(task.rules_as_of, "rules_as_of")
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_margin.errors import InputError
-from bt_margin.model.assessment import iso
+from bt_margin.model.moment import HOUR, iso
 from bt_margin.modes import MODES, mode_named
 from bt_margin.plugin.bars import CLOSE
 from bt_margin.plugin.path import PATHS
@@ -35,7 +35,6 @@ from bt_margin.study.replay import (
 from bt_margin.study.static_book import StaticBook
 from bt_margin.study.windows import window
 
-HOUR = 3_600_000
 MOST = 20_000_000
 """Cells of one map: beyond it a machine runs out of memory before it runs out of patience."""
 
@@ -163,7 +162,7 @@ def survival_map(
     setting, default twice the leverage capped by the tier. `rules_as_of`: "then" or a date, by default what the book
     says, else "then". Raises InputError for what no cell could make sense of; a cell's own trouble is its verdict.
     """
-    from bt_margin.engine.builder import parse_time
+    from bt_margin.model.moment import parse_time
 
     held = book if isinstance(book, StaticBook) else StaticBook.from_dict(book)
     as_of = rules_as_of or held.as_of

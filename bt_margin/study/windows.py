@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import msgspec
 
-from bt_margin.engine.builder import parse_time
 from bt_margin.errors import InputError
+from bt_margin.model.moment import milliseconds, parse_time
 
 FILE = "windows.toml"
 """In a store's folder: the user's own windows."""
@@ -99,10 +99,6 @@ def _parsed(text: str, origin: str) -> dict[str, Window]:
         if row.since >= row.until:
             raise InputError(f"{where}: expected a start before its end, found {row.since.isoformat()} to "
                              f"{row.until.isoformat()}")
-        found[row.id] = Window(row.id, row.title or row.id, _ms(row.since), _ms(row.until), row.what, row.source,
-                               origin)
+        found[row.id] = Window(row.id, row.title or row.id, milliseconds(row.since), milliseconds(row.until),
+                               row.what, row.source, origin)
     return found
-
-
-def _ms(moment: datetime) -> int:
-    return round(moment.astimezone(UTC).timestamp() * 1000)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bt_margin import PositionBuilder
-from bt_margin.model.assessment import AccountReport, iso
+from bt_margin.model.assessment import AccountReport
+from bt_margin.model.moment import iso
 from bt_margin.modes import MODES
 from bt_margin.plugin import feeds
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.instrument import Kind
+from bt_margin.model.moment import DAY
 from bt_margin.rules import loading
 from bt_margin.rules.book import RuleBook, load_rules
-from bt_margin.rules.history import DAY_MS, History, Revision
+from bt_margin.rules.history import History, Revision
 from bt_margin.rules.tables import Evidence
 
 BTC, ETH, SOL = "BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"
@@ -190,7 +191,7 @@ def test_one_object_between_two_revisions(book: RuleBook) -> None:
 def test_changes_are_half_open(book: RuleBook) -> None:
     change = ms("2022-11-08T06:30")
     assert change in book.changes(change - 1, change)
-    assert change not in book.changes(change, change + DAY_MS)
+    assert change not in book.changes(change, change + DAY)
     assert book.changes(ms("2025-10-09"), ms("2025-10-12")) == ()
     assert book.frozen_at(0).changes(0, ms("2026-01-01")) == ()
 
@@ -242,8 +243,8 @@ def history(*spans: tuple[int, int | None]) -> History[int]:
 
 
 def test_on_a_tie_the_earlier_stands_in() -> None:
-    found = history((0, 10 * DAY_MS), (20 * DAY_MS, None))
-    middle = 15 * DAY_MS
+    found = history((0, 10 * DAY), (20 * DAY, None))
+    middle = 15 * DAY
     assert found.nearest(middle) == (found.revisions[0], 5)
     assert found.nearest(middle + 1) == (found.revisions[1], 5)
     assert middle + 1 in found.breaks()
