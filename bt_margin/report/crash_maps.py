@@ -9,8 +9,8 @@ from bt_margin.report.survival import survival_figure, survival_section
 from bt_margin.report.wording import moment, percent
 
 if TYPE_CHECKING:
-    from bt_margin.study.study import Task
     from bt_margin.study.survival import SurvivalMap
+    from bt_margin.study.task import Task
 
 
 def map_section(task: Task, drawn: SurvivalMap | str) -> Section:

@@ -9,8 +9,9 @@ from bt_margin.errors import BtMarginError
 from bt_margin.model.moment import iso
 from bt_margin.study.static_book import StaticBook
 from bt_margin.study.strategies import load
-from bt_margin.study.study import Study, Task
+from bt_margin.study.study import Study
 from bt_margin.study.survival import load_path, spread, survival_map
+from bt_margin.study.task import Task
 
 if TYPE_CHECKING:
     from bt_margin.study.survival import SurvivalMap

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from bt_margin.engine.book_file import BookFile
 from bt_margin.errors import InputError
 from bt_margin.model.account import Account, Order
@@ -19,6 +17,7 @@ from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.instrument import Kind, Number, parse
 from bt_margin.model.market import STABLECOINS, Market
 from bt_margin.rules.book import Extrapolate, RuleBook, Rules
+from bt_margin.study.task import contract_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +125,8 @@ class StaticBook:
                  for leg, instrument in zip(self.legs, held, strict=True)] for leverage in leverages]
 
     def settings(self, rules: Rules, leverage: Number, setting: float | None) -> dict[str, Number]:
-        """OKX's leverage setting by symbol, of one leverage or an array of them: as asked, else twice the leverage, at
-        least 1, capped by the tier."""
-        wanted = 2 * leverage if setting is None else np.full(np.shape(leverage), setting)[()]
-        return {symbol: np.clip(wanted, 1.0, rules.tiers(symbol).max_leverage) for symbol in self.symbols}
+        """OKX's leverage setting of its contracts, of one leverage or an array of them."""
+        return contract_settings(rules, self.symbols, leverage, setting)
 
     def orders(self, mode: str, sizes: Sequence[float], settings: Mapping[str, Number], rules: Rules) -> list[Order]:
         """The market orders that open the legs, in order; portfolio margin knows no setting."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bt_margin.errors import InputError
 from bt_margin.model.moment import HOUR, iso
-from bt_margin.modes import MODES, mode_named
+from bt_margin.modes import mode_named
 from bt_margin.plugin.bars import CLOSE
 from bt_margin.plugin.path import PATHS
 from bt_margin.study import straight
@@ -33,6 +33,7 @@ from bt_margin.study.replay import (
     Replay,
 )
 from bt_margin.study.static_book import StaticBook
+from bt_margin.study.task import modes_named
 from bt_margin.study.windows import window
 
 MOST = 20_000_000
@@ -168,7 +169,7 @@ def survival_map(
     as_of = rules_as_of or held.as_of
     if as_of != "then":
         held = replace(held, rules=held.rules.frozen_at(parse_time(as_of, "rules_as_of")), as_of=as_of)
-    names = tuple(MODES) if modes == "all" else tuple([modes] if isinstance(modes, str) else modes)
+    names = modes_named(modes)
     chosen = [mode_named(name) for name in names]
     levers = _leverages(leverages, setting)
     if walk not in PATHS:
@@ -235,7 +236,8 @@ def load_path(book: StaticBook, span: str, *, store: str = "", strict: bool = Fa
     """The path of a window (a crash's day or START/END) for a book: downloaded minutes where they cover it, else the
     embedded hourly figures, as studies choose. A coin is priced by its spot pair where there is one, else by a contract
     of the book. Raises data_fetch.DataError where there is no data."""
-    from bt_margin.study.study import Task, history_of
+    from bt_margin.study.history import history_of
+    from bt_margin.study.task import Task
     from data_fetch import DataError
 
     task = Task("", "cross", window(span, store), 1.0, book.balances, store=store, strict=strict)
