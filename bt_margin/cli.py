@@ -6,18 +6,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
-from bt_margin import cli_compare, cli_data, cli_survive
+from bt_margin import cli_choices as choices
+from bt_margin import cli_compare, cli_data, cli_fetch, cli_survive
 from bt_margin import cli_tables as show
+from bt_margin.cli_choices import Flag, Json
 from bt_margin.errors import BtMarginError, InputError
 
 app = App(name="bt-margin", help="OKX-style margin for backtrader: how leveraged positions die, mode by mode.")
 
-Flag = Annotated[bool, Parameter(negative=())]
-Json = Annotated[bool, Parameter(name="--json", negative=())]
 
 
 @app.command
@@ -44,20 +44,10 @@ def margin(
     stress
         Also move all prices together from -50 % to +50 %.
     """
-    import msgspec
-
     from bt_margin import cli_units
     from bt_margin.engine.builder import PositionBuilder
 
-    try:
-        raw = msgspec.json.decode(book.read_bytes())
-    except OSError as error:
-        raise InputError(f"book: cannot read {book}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"book: {book} is not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"book: expected a JSON object, found {type(raw).__name__}")
-    builder = PositionBuilder.from_dict(raw)
+    builder = PositionBuilder.from_dict(choices.book(book))
     reports, refused = builder.reports(mode)
     moves = {report.mode: builder.stress(report.mode) for report in reports} if stress else {}
     trades = cli_units.trades(add or ())
@@ -164,7 +154,7 @@ def windows(*, store: Path | None = None, json_: Json = False) -> None:
     from bt_margin.study.windows import windows as named
     from data_fetch import LocalStore, Samples, Store
 
-    folder = cli_data.found(store)
+    folder = choices.found_store(store)
     stores: list[Store] = [Samples(), *([LocalStore(folder)] if folder else [])]
     rows: list[dict[str, Any]] = []
     for w in named(folder).values():
@@ -248,6 +238,7 @@ def _fail(error: object) -> NoReturn:
 
 cli_compare.register(app)
 cli_data.register(app)
+cli_fetch.register(app)
 cli_survive.register(app)
 
 

@@ -1,12 +1,69 @@
-"""What users choose on the command line of studies, checked: cash, borrowing, switches, paths."""
+"""What users choose on the command line, checked: strategies' studies, stores, folders, books."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from bt_margin.errors import InputError
+
+if TYPE_CHECKING:
+    from bt_margin.study.study import Study
+
+Many = Annotated[tuple[str, ...], Parameter(negative=())]
+Numbers = Annotated[tuple[float, ...], Parameter(negative=())]
+Flag = Annotated[bool, Parameter(negative=())]
+Json = Annotated[bool, Parameter(name="--json", negative=())]
+STORE = Path("bt-margin-data")
+DEFAULT_SYMBOLS = ("BTC/USDT:USDT",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What every study asks, whatever it compares."""
+
+    cash: Many = ()
+    """Starting balances such as USDT=100000; repeatable. Default: USDT=100000."""
+    setting: float | None = None
+    """OKX's leverage setting. Default: twice the exposure, capped by the tier."""
+    rules_as_of: str = "then"
+    """"then" (each instant's own rules) or a date that freezes all tables there."""
+    path: str = "adverse"
+    """How a bar is walked: adverse, ohlc or close."""
+    interest: Many = ()
+    """A currency's borrow rate such as USDT=0.12/y (a year; /d a day); repeatable. Default: the rules' own."""
+    borrow_leverage: Many = ()
+    """A currency's leverage setting for debts such as USDT=5; repeatable. Default: the maximum of its lowest tier."""
+    auto_borrow: bool = True
+    """Selling or paying more of a coin than held borrows it, in multi-currency margin."""
+    switch: Many = ()
+    """A scripted change of the account mode such as 2025-10-09=portfolio, or TIME=cross@10 with the leverage setting
+    that leaving portfolio margin asks for; repeatable."""
+    store: Path | None = None
+    """Downloaded history (see `bt-margin fetch`); minutes there are preferred. Default: ./bt-margin-data if present."""
+    strict: Flag = False
+    """Nothing stands in for a missing price, rate or rule."""
+
+    def study(
+        self, strategies: Sequence[str], modes: Sequence[str] | str, windows: Sequence[str], leverages: Sequence[float]
+    ) -> Study:
+        """The study asked for. Raises InputError."""
+        from bt_margin.study.study import Study
+
+        return Study(
+            strategies, modes, windows, leverages, cash=cash(self.cash), setting=self.setting,
+            rules_as_of=self.rules_as_of, path=path(self.path), interest=interest(self.interest),
+            borrow=borrow(self.borrow_leverage, self.auto_borrow), switches=switches(self.switch), strict=self.strict,
+            store=found_store(self.store),
+        )
+
+
+Shared = Annotated[StudyOptions, Parameter(name="*")]
+USUAL = StudyOptions()
 
 
 def cash(texts: Sequence[str]) -> dict[str, float] | None:
@@ -82,29 +139,64 @@ def path(path: str) -> str:
     return path
 
 
-def writable(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out: expected a folder, found the file {out}")
+def maps(texts: Sequence[str]) -> tuple[str, ...]:
+    """Modes, or none."""
+    from bt_margin.study.task import modes_named
+
+    return modes_named([text for text in texts if text != "none"])
 
 
-def assumptions(path: str, rules_as_of: str) -> list[str]:
-    walks = {
-        "adverse": "Each bar is walked open, the extreme that hurts the account, the other, close; all instruments' "
-        "lows together and highs together, which is a bound.",
-        "ohlc": "Each bar is walked open, high, low, close.",
-        "close": "Each bar is judged at its open fills and its close only: wicks are not seen.",
-    }
-    return [
-        walks[path],
-        "Within a leg all prices move in a straight line; the first breach is solved for and forced orders trade at "
-        "that mark. A jump from one bar's close to the next one's open is judged at the open.",
-        "Forced orders trade at the mark without slippage and pay the taker fee and a penalty (closed notional x the "
-        "maintenance rate of the closed size's tier); deleveraging is not simulated unless scripted.",
-        "A whole account (multi-currency, portfolio) in breach sells its richest coin for what it owes, with "
-        "fee and penalty (inferred); interest is charged at each full hour, by the rules' rates unless given.",
-        "Fees of a regular level-1 account. Exposure = gross notional / starting equity, entered once and held; the "
-        "leverage setting is twice the exposure unless given.",
-        "Rules: each instant by the revision in force at that instant."
-        if rules_as_of == "then"
-        else f"Rules: all tables frozen at {rules_as_of}.",
-    ]
+# -- files and folders ----------------------------------------------------------------------------------------------
+
+
+def folder(path: Path, what: str) -> Path:
+    """A folder to write to, there or not. Raises InputError for a file."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{what}: expected a folder, found the file {path}; choose another")
+    return path
+
+
+def stored(path: Path) -> Path:
+    """A store that is there."""
+    if not path.is_dir():
+        raise InputError(f"store: expected a folder with downloaded history, found nothing at {path}; run bt-margin "
+                         "fetch or name it with --store")
+    return path
+
+
+def found_store(store: Path | None) -> str:
+    """The store that a study reads: the one named, else the default folder if it is there, else none."""
+    if store is not None:
+        return str(stored(store))
+    return str(STORE) if STORE.is_dir() else ""
+
+
+def book(path: Path) -> dict[str, Any]:
+    """What a book file holds. Raises InputError for what is no JSON object."""
+    import msgspec
+
+    try:
+        raw = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"book: cannot read {path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"book: {path} is not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"book: expected a JSON object, found {type(raw).__name__}")
+    return raw
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+
+def names(texts: Sequence[str], what: str) -> tuple[str, ...]:
+    """`--kind trade,mark` and `--kind trade --kind mark` are the same."""
+    parts = tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    if texts and not parts:
+        raise InputError(f"{what}: expected one or more, found {', '.join(map(repr, texts))}; leave the option out or "
+                         "name one")
+    return parts
+
+
+def symbols(texts: Sequence[str]) -> tuple[str, ...]:
+    return names(texts, "symbol") or DEFAULT_SYMBOLS

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from bt_margin import cli_data
+from bt_margin import cli_choices as choices
+from bt_margin import cli_tables as show
+from bt_margin.cli_choices import Flag, Json, Many
+from bt_margin.cli_progress import cell_progress
 from bt_margin.errors import InputError
 
 if TYPE_CHECKING:
     from bt_margin.study.survival import SurvivalMap
-
-Many = Annotated[tuple[str, ...], Parameter(negative=())]
-Flag = Annotated[bool, Parameter(negative=())]
-Json = Annotated[bool, Parameter(name="--json", negative=())]
 
 
 def register(app: App) -> None:
@@ -65,7 +62,7 @@ def survive(
     path
         How a bar is walked: adverse, ohlc or close.
     interest
-        A currency's borrow rate a year such as USDT=0.12; repeatable. Default: the rules' own.
+        A currency's borrow rate such as USDT=0.12/y (a year; /d a day); repeatable. Default: the rules' own.
     store
         Downloaded history (see `bt-margin fetch`); minutes there are preferred. Default: ./bt-margin-data if present.
     out
@@ -77,15 +74,14 @@ def survive(
     """
     from bt_margin.study.survival import StaticBook, load_path, spread, survival_map
 
-    held = StaticBook.from_dict(_read(book))
-    levers, rates = _leverages(leverage or ("1:20:1",)), _rates(interest)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out: expected a folder, found the file {out}")
-    prices = load_path(held, window, store=cli_data.found(store), strict=strict)
+    held = StaticBook.from_dict(choices.book(book))
+    levers, rates = _leverages(leverage or ("1:20:1",)), choices.interest(interest)
+    choices.folder(out, "out")
+    prices = load_path(held, window, store=choices.found_store(store), strict=strict)
     at = spread(prices, entries)
-    with _Progress() as bar:
+    with cell_progress("judging") as progress:
         found = survival_map(held, prices, levers, at, mode or "all", walk=path, setting=setting,
-                             rules_as_of=rules_as_of, interest=rates, progress=bar.update)
+                             rules_as_of=rules_as_of, interest=rates, progress=progress)
     from bt_margin.report.survival import write_survival
 
     out.mkdir(parents=True, exist_ok=True)
@@ -95,20 +91,6 @@ def survive(
         print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
         return
     _show(found, out)
-
-
-def _read(book: Path) -> dict[str, Any]:
-    import msgspec
-
-    try:
-        raw = msgspec.json.decode(book.read_bytes())
-    except OSError as error:
-        raise InputError(f"book: cannot read {book}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
-        raise InputError(f"book: {book} is not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"book: expected a JSON object, found {type(raw).__name__}")
-    return raw
 
 
 def _leverages(texts: Sequence[str]) -> list[float]:
@@ -130,40 +112,6 @@ def _leverages(texts: Sequence[str]) -> list[float]:
     return found
 
 
-def _rates(texts: Sequence[str]) -> dict[str, float]:
-    rates = {}
-    for text in texts:
-        currency, _, amount = text.partition("=")
-        try:
-            value = float(amount)
-        except ValueError:
-            value = -1.0
-        if not currency or not 0 <= value < float("inf"):
-            raise InputError(f"interest: expected CURRENCY=RATE a year such as USDT=0.12, found {text!r}")
-        rates[currency.upper()] = value
-    return rates
-
-
-class _Progress:
-    """A bar on the terminal with the time left; nothing where standard error is no terminal."""
-
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                             console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("cells", total=None)
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *how: Any) -> None:
-        self._bar.__exit__(*how)
-
-    def update(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-
-
 def _meta(book: Any, window: str, path: str) -> dict[str, Any]:
     from importlib.metadata import version
 
@@ -172,7 +120,7 @@ def _meta(book: Any, window: str, path: str) -> dict[str, Any]:
     return {
         "title": f"Survival map: {', '.join(book.symbols)} through {window}",
         "book": f"{money} and contracts in the proportions {legs}",
-        "command": shlex.join(["bt-margin", *sys.argv[1:]]),
+        "command": show.command(),
         "assumptions": [
             "Entered at the close of a bar, at its mark, as a market order that pays the taker fee; nothing trades "
             "after that but what is forced.",
@@ -186,12 +134,11 @@ def _meta(book: Any, window: str, path: str) -> dict[str, Any]:
 
 
 def _show(found: SurvivalMap, out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from bt_margin.study.replay import VERDICTS
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = show.console()
     table = Table(title="Largest leverage that lived", title_justify="left", header_style="bold")
     for name in ("mode", "whenever entered", "median entry", "best entry", "worst entry (UTC)"):
         table.add_column(name, justify="right" if "entry" in name or "whenever" in name else "left")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def command() -> str:
+    """What was typed, as a report tells it."""
+    return shlex.join(["bt-margin", *sys.argv[1:]])
 
 
 def console(stderr: bool = False) -> Any:
@@ -75,3 +81,14 @@ def money(value: float | None) -> str:
 
 def whole(value: float | None) -> str:
     return "n/a" if value is None else f"{value:,.0f}"
+
+
+def by_class(gaps: Sequence[Mapping[str, str]]) -> str:
+    """Holes of each class, the first of each with its time."""
+    found: dict[str, list[Mapping[str, str]]] = {}
+    for gap in gaps:
+        found.setdefault(gap["why"], []).append(gap)
+    return "; ".join(
+        f"{why} {g[0]['since']} to {g[0]['until']}" + (f" and {len(g) - 1} more" if len(g) > 1 else "")
+        for why, g in sorted(found.items())
+    )

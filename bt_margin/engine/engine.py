@@ -33,7 +33,7 @@ from bt_margin.modes.assess import assess
 from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
 from bt_margin.modes.reach import close_in
 from bt_margin.rules.book import RuleBook
-from bt_margin.rules.credit import HOURS_A_YEAR, RateSeries
+from bt_margin.rules.credit import RateSeries, own_hourly
 
 
 class MarginEngine(Present):
@@ -411,7 +411,7 @@ class MarginEngine(Present):
             rate = then.hourly_rate(currency, time)
             self.lean_on(then)
             return rate
-        return own.hourly(time) if isinstance(own, RateSeries) else own / HOURS_A_YEAR
+        return own_hourly(own, time)
 
     def _deleverage(self, time: int, key: PositionKey, cause: Deleveraging) -> None:
         position = self.account.positions.get(key)

@@ -24,7 +24,6 @@ ORDER_OPTIONS = frozenset(
 STOCK_OPTIONS = frozenset({"coc"})
 
 TRIGGERS = (BtOrder.Stop, BtOrder.StopTrail, BtOrder.StopLimit, BtOrder.StopTrailLimit)
-TRAILS = (BtOrder.StopTrail, BtOrder.StopTrailLimit)
 STOP_LIMITS = (BtOrder.StopLimit, BtOrder.StopTrailLimit)
 
 

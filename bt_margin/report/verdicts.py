@@ -80,7 +80,7 @@ def lived(runs: Sequence[Run]) -> str:
         said = "not known" if best is None else f"up to {best:g}×"
         return f"{said} ({stopped[0]:g}× not judged)"
     if best is None:
-        return "none tested" if tested else "not known"
+        return "none of those tested" if tested else "not known"
     return f"up to {best:g}×" + (", all tested" if stopped is None else "")
 
 

@@ -89,6 +89,11 @@ class RateSeries:
         return float(self.yearly[i]) / HOURS_A_YEAR
 
 
+def own_hourly(rate: float | RateSeries, time: int) -> float:
+    """What an hour costs at a caller's own yearly rate, or series of them."""
+    return rate.hourly(time) if isinstance(rate, RateSeries) else rate / HOURS_A_YEAR
+
+
 @dataclass(frozen=True, slots=True)
 class QuotaRow:
     """How much of a debt costs no interest: `amount` coins, and the positive equity of some other currencies."""

@@ -126,13 +126,12 @@ class PortfolioLadderRow:
     """How a breached account is undone.
 
     `steps`: in which order risk is taken down (names of the ladder's steps), each by `hedge_slice` (hedges) or
-    `liquidation_slice` (general reduction) at a time, until the ratio reaches `liquidation_target`.
+    `liquidation_slice` (general reduction) at a time, until the account is safe.
     """
 
     steps: tuple[str, ...]
     hedge_slice: float
     liquidation_slice: float
-    liquidation_target: float
 
 
 ROWS = (PortfolioRow, PortfolioOptionRow, DepegRow, PortfolioOrderRow, PortfolioAccountRow, PortfolioLadderRow)

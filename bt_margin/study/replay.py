@@ -29,7 +29,7 @@ from bt_margin.modes.base import MarginMode
 from bt_margin.modes.valuation import FEE_KIND
 from bt_margin.plugin.path import walk
 from bt_margin.rules.book import Rules
-from bt_margin.rules.credit import HOURS_A_YEAR
+from bt_margin.rules.credit import own_hourly
 from bt_margin.study.asleep import Stretch
 from bt_margin.study.price_path import Clock, Points, PricePath, clock_of
 from bt_margin.study.static_book import StaticBook
@@ -119,7 +119,7 @@ class Replay:
     def hourly(self, currency: str, time: int) -> float:
         """What an hour of owing a currency costs, as the engine has it."""
         own = self.interest.get(currency)
-        return self.rules(time).hourly_rate(currency, time) if own is None else own / HOURS_A_YEAR
+        return self.rules(time).hourly_rate(currency, time) if own is None else own_hourly(own, time)
 
     def engine(self, account: Account, mode: MarginMode, market: Market) -> MarginEngine:
         """The engine, beginning with this account at this market."""

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from bt_margin.errors import InputError
 from bt_margin.model.moment import HOUR, iso
 from bt_margin.modes import mode_named
-from bt_margin.plugin.bars import CLOSE
 from bt_margin.plugin.path import PATHS
 from bt_margin.study import straight
 from bt_margin.study.price_path import PricePath
@@ -47,7 +46,7 @@ class SurvivalMap:
     `verdict`: index into VERDICTS (survived, reduced, liquidated, refused, too small, failed). `taken_ms`: the first
     takeover, ms UTC, -1 without one. `distance`: the lowest distance to liquidation, per cent; 0 once liquidated, NaN
     where there is none. `reason`: index into `reasons`, of refusals and failures. `entries_ms`: closes of the entry
-    bars; `entry_prices` (entries, symbols): the marks there, `symbols` naming them.
+    bars.
     """
 
     modes: tuple[str, ...]
@@ -59,7 +58,6 @@ class SurvivalMap:
     reason: NDArray[np.int32]
     reasons: tuple[str, ...]
     symbols: tuple[str, ...]
-    entry_prices: NDArray[np.float64]
     span: tuple[int, int]
     sources: Mapping[str, str]
     warnings: tuple[str, ...]
@@ -209,10 +207,9 @@ def survival_map(
                 done += 1
                 if progress:
                     progress(done, total)
-    ends = path.close_ms[at]
-    marks = np.array([[path.prices[s][i, CLOSE] for s in held.symbols] for i in at])
-    return SurvivalMap(names, ends, np.array(levers), verdict, taken, distance, reason, tuple(reasons), held.symbols,
-                       marks, (int(path.open_ms[0]), int(path.close_ms[-1])), dict(path.sources), _warnings(replay))
+    return SurvivalMap(
+        names, path.close_ms[at], np.array(levers), verdict, taken, distance, reason, tuple(reasons), held.symbols,
+        (int(path.open_ms[0]), int(path.close_ms[-1])), dict(path.sources), _warnings(replay))
 
 
 def book_of(weights: Mapping[str, float], cash: Mapping[str, float], path: PricePath) -> dict[str, Any]:

@@ -637,8 +637,8 @@ def test_the_leverage_that_lived_is_about_those_tested_only() -> None:
 
     assert grid((2, "survived"), (3, "survived"), (5, "liquidated")) == "up to 3×"
     assert grid((5, "survived"), (2, "survived")) == "up to 5×, all tested"
-    assert grid((2, "liquidated"), (3, "liquidated")) == "none tested"
-    assert grid((2, "reduced"), (3, "survived")) == "none tested"  # a lower one that was cut counts
+    assert grid((2, "liquidated"), (3, "liquidated")) == "none of those tested"
+    assert grid((2, "reduced"), (3, "survived")) == "none of those tested"  # a lower one that was cut counts
     assert grid((2, "survived"), (3, "liquidated"), (5, "survived")) == "up to 2×"
     assert grid((2, "survived"), (3, "failed")) == "up to 2× (3× not judged)"
     assert grid((2, "survived"), (3, "failed"), (5, "survived")) == "up to 2× (3× not judged)"
