@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,48 +68,54 @@ USUAL = StudyOptions()
 
 def cash(texts: Sequence[str]) -> dict[str, float] | None:
     """USDT=100000, repeatable; a bare number is USDT."""
-    balances: dict[str, float] = {}
-    for text in texts:
-        currency, _, amount = text.rpartition("=")
-        try:
-            value = float(amount)
-        except ValueError:
-            raise InputError(f"cash: expected CURRENCY=AMOUNT such as USDT=100000, found {text!r}") from None
-        if not 0 <= value < float("inf"):
-            raise InputError(f"cash: expected an amount of zero or more, found {text!r}")
-        balances[(currency or "USDT").upper()] = value
-    return balances or None
+    pairs = [text if "=" in text else f"USDT={text}" for text in texts]
+    return _by_currency(pairs, "cash", "AMOUNT such as USDT=100000", float) or None
 
 
 def interest(texts: Sequence[str]) -> dict[str, float]:
     """USDT=0.12/y or USDT=0.0003/d, repeatable: yearly rates by currency."""
-    rates: dict[str, float] = {}
-    for text in texts:
-        currency, _, amount = text.partition("=")
-        number, _, unit = amount.partition("/")
-        try:
-            value = float(number) * {"": 1.0, "y": 1.0, "d": 365.0}[unit]
-        except (ValueError, KeyError):
-            value = -1.0
-        if not currency or not 0 <= value < float("inf"):
-            raise InputError(f"interest: expected CURRENCY=RATE/y or /d such as USDT=0.12/y, found {text!r}")
-        rates[currency.upper()] = value
-    return rates
+    from bt_margin.rules.credit import yearly_rate
+
+    def rate(text: str) -> float:
+        number, _, unit = text.partition("/")
+        if unit not in ("", "y", "d"):
+            raise ValueError
+        return float(number) * (365.0 if unit == "d" else 1.0)
+
+    rates = _by_currency(texts, "interest", "RATE/y or /d such as USDT=0.12/y", rate)
+    return {currency: yearly_rate(value, f"interest.{currency}") for currency, value in rates.items()}
 
 
 def borrow(leverages: Sequence[str], auto: bool) -> dict[str, Any]:
     """Choices about borrowing, {} for the defaults."""
-    chosen: dict[str, Any] = {} if auto else {"auto": False}
-    for text in leverages:
-        currency, _, amount = text.partition("=")
+
+    def setting(text: str) -> float:
+        if not 1 <= float(text) < float("inf"):
+            raise ValueError
+        return float(text)
+
+    chosen = _by_currency(leverages, "borrow_leverage", "LEVERAGE such as USDT=5", setting)
+    return {**({} if auto else {"auto": False}), **({"leverage": chosen} if chosen else {})}
+
+
+def _by_currency(
+    texts: Sequence[str], what: str, expected: str, read: Callable[[str], float]
+) -> dict[str, float]:
+    """CURRENCY=FIGURE, each currency once. `read` raises ValueError for what is no figure."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, figure = text.partition("=")
+        currency = name.strip().upper()
         try:
-            value = float(amount)
+            value = read(figure)
         except ValueError:
-            value = 0.0
-        if not currency or not 1 <= value < float("inf"):
-            raise InputError(f"borrow_leverage: expected CURRENCY=LEVERAGE such as USDT=5, found {text!r}")
-        chosen.setdefault("leverage", {})[currency.upper()] = value
-    return chosen
+            currency = ""
+        if not currency or value != value:
+            raise InputError(f"{what}: expected CURRENCY={expected}, found {text!r:.80}")
+        if currency in found:
+            raise InputError(f"{what}: expected {currency:.80} once, found it twice")
+        found[currency] = value
+    return found
 
 
 def switches(texts: Sequence[str]) -> list[Any]:

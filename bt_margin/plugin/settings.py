@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from bt_margin.engine.clock import Deleveraging, ModeSwitch
 from bt_margin.errors import InputError
 from bt_margin.model.account import POSITION_MODES
 from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.moment import parse_time
+from bt_margin.model.number import LARGEST, usable
 from bt_margin.modes import MODES, mode_named
 from bt_margin.plugin.path import PATHS
 from bt_margin.rules.book import RuleBook, load_rules
-from bt_margin.rules.credit import RateSeries
+from bt_margin.rules.credit import RateSeries, yearly_rate
 from bt_margin.rules.overlay import entries
 
 OWN: dict[str, Any] = {
@@ -47,34 +50,42 @@ def validate(p: Any) -> None:
         if asked:
             raise InputError(f"mode: expected one of {', '.join(MODES)} because {asked[0]} is given, found None")
         return
-    mode_named(p.mode)
     for name, allowed in (
-        ("path", PATHS), ("position_mode", POSITION_MODES), ("extrapolate", ("nearest", "never")),
+        ("mode", tuple(MODES)), ("path", PATHS), ("position_mode", POSITION_MODES),
+        ("extrapolate", ("nearest", "never")), ("strict", (True, False)), ("sleep", (True, False)),
     ):
-        if getattr(p, name) not in allowed:
-            raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(p, name)!r}")
+        value = getattr(p, name)
+        if not isinstance(value, (str, bool)) or value not in allowed:
+            raise InputError(f"{name}: expected one of {', '.join(map(str, allowed))}, found {value!r:.80}")
+    if not isinstance(p.currency, str) or not p.currency:
+        raise InputError(f"currency: expected a name such as USDT, found {p.currency!r:.80}")
+    if p.rules is not None and not isinstance(p.rules, RuleBook):
+        raise InputError(f"rules: expected a RuleBook such as load_rules('okx'), found {p.rules!r:.80}")
+    for name, kind in (("switches", ModeSwitch), ("deleveraging", Deleveraging)):
+        rows = getattr(p, name)
+        if not isinstance(rows, (list, tuple)) or not all(isinstance(row, kind) for row in rows):
+            raise InputError(f"{name}: expected a list of {kind.__name__}, found {rows!r:.80}")
     for switch in p.switches:
         mode_named(switch.mode)
     if p.mode == "portfolio" and p.position_mode != "net":
         raise InputError(f"position_mode: portfolio margin is one-way; expected net, found {p.position_mode!r}")
     for currency, amount in opening_balances(p).items():
-        if not isinstance(amount, numbers.Real) or not 0 <= amount < float("inf"):
-            raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
+        if not isinstance(currency, str) or not currency:
+            raise InputError(f"cash: expected currencies such as USDT, found {currency!r:.80}")
+        _number(amount, f"cash.{currency}", f"an amount of zero or more, up to {LARGEST:g}", 0.0, LARGEST)
     for currency, rate in entries(p.interest, "interest").items():
-        known = isinstance(rate, numbers.Real) and not isinstance(rate, bool) and 0 <= float(rate) < float("inf")
-        if not (known or isinstance(rate, RateSeries)):
-            raise InputError(
-                f"interest: expected yearly rates of zero or more, or a RateSeries, found {currency}={rate!r}"
-            )
+        if not isinstance(rate, RateSeries):
+            path = f"interest.{currency}"
+            yearly_rate(_number(rate, path, "a yearly rate or a RateSeries", -math.inf, math.inf), path)
     modes = (p.mode, *(switch.mode for switch in p.switches))
     if p.borrow is not None and not any(mode_named(mode).whole for mode in modes):
         raise InputError(f"borrow: only where the account stands behind its debts as a whole, found mode {p.mode!r}")
     borrowing(p)
-    if not 0 <= p.slippage < 1:
-        raise InputError(f"slippage: expected a share of the price from 0 to below 1, found {p.slippage!r}")
+    _number(p.min_value, "min_value", "a floor of zero or more", 0.0, LARGEST)
+    if _number(p.slippage, "slippage", "a share of the price from 0 to below 1", 0.0, 1.0) == 1.0:
+        raise InputError("slippage: expected a share of the price from 0 to below 1, found 1")
     for value in p.leverage.values() if isinstance(p.leverage, Mapping) else (p.leverage,):
-        if not isinstance(value, numbers.Real) or not 1 <= float(value) < float("inf"):
-            raise InputError(f"leverage: expected a setting of 1 or more, found {value!r}")
+        _number(value, "leverage", "a setting of 1 or more", 1.0, LARGEST)
 
 
 def borrowing(p: Any) -> Borrowing:
@@ -83,15 +94,22 @@ def borrowing(p: Any) -> Borrowing:
     auto, off = wanted.pop("auto", True), wanted.pop("collateral_off", ())
     leverage = entries(wanted.pop("leverage", {}), "borrow.leverage")
     if wanted:
-        raise InputError(f"borrow: expected auto, leverage or collateral_off, found {next(iter(wanted))!r}")
+        raise InputError(f"borrow: expected auto, leverage or collateral_off, found {next(iter(wanted))!r:.80}")
     if not isinstance(auto, bool):
-        raise InputError(f"borrow.auto: expected true or false, found {auto!r}")
+        raise InputError(f"borrow.auto: expected true or false, found {auto!r:.80}")
     if not isinstance(off, (list, tuple, set, frozenset)) or not all(isinstance(coin, str) for coin in off):
-        raise InputError(f"borrow.collateral_off: expected a list of currencies, found {off!r}")
-    for currency, value in leverage.items():
-        if not isinstance(value, numbers.Real) or not 1 <= float(value) < float("inf"):
-            raise InputError(f"borrow.leverage.{currency}: expected a setting of 1 or more, found {value!r}")
-    return Borrowing(auto, {currency: float(value) for currency, value in leverage.items()}, frozenset(off))
+        raise InputError(f"borrow.collateral_off: expected a list of currencies, found {off!r:.80}")
+    settings = {currency: _number(value, f"borrow.leverage.{currency}", "a setting of 1 or more", 1.0, LARGEST)
+                for currency, value in leverage.items()}
+    return Borrowing(auto, settings, frozenset(off))
+
+
+def _number(value: Any, path: str, expected: str, low: float, high: float) -> float:
+    """A real number within bounds, zero or large enough to reckon with."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not low <= value <= high or not (math.isinf(high) or usable(float(value))):
+        raise InputError(f"{path}: expected {expected}, found {value!r:.80}")
+    return float(value)
 
 
 def opening_balances(p: Any) -> dict[str, float]:

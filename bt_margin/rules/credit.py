@@ -63,11 +63,19 @@ class BorrowRow:
 HOURS_A_YEAR = 365 * 24
 
 
+def yearly_rate(rate: float, path: str) -> float:
+    """A caller's own yearly borrow rate. Raises InputError unless it is from 0 to 8,760, all of the debt each hour:
+    beyond it the money of an account is lost in the rounding."""
+    if not 0 <= rate <= HOURS_A_YEAR:
+        raise InputError(f"{path}: expected a yearly rate from 0 to {HOURS_A_YEAR:,} (0.12: 12 %), found {rate!r}")
+    return float(rate)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RateSeries:
     """Yearly borrow rates of one currency, as fractions: each holds from its time (int64 ms UTC) until the next.
 
-    Raises InputError unless times rise and rates are finite and not negative.
+    Raises InputError unless times rise and each is a `yearly_rate`.
     """
 
     times: NDArray[np.int64]
@@ -78,8 +86,8 @@ class RateSeries:
             raise InputError(f"interest: expected as many times as rates, found {len(self.times)}, {len(self.yearly)}")
         if np.any(np.diff(self.times) <= 0):
             raise InputError("interest: times of a rate series must rise strictly")
-        if not np.all(np.isfinite(self.yearly)) or np.any(np.asarray(self.yearly) < 0):
-            raise InputError("interest: expected finite rates of zero or more")
+        for rate in self.yearly:
+            yearly_rate(float(rate), "interest")
 
     def hourly(self, time: int) -> float:
         """What an hour costs at `time` (ms UTC). Raises NoRuleInForce before the first rate."""

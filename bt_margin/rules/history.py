@@ -30,7 +30,7 @@ def to_ms(stamp: datetime) -> int:
     """
     if stamp.tzinfo is None:
         raise InputError(f"rules: expected a UTC time such as 2020-03-12T00:00:00Z, found {stamp}")
-    return moment.milliseconds(stamp)
+    return moment.milliseconds(stamp, "rules")
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,8 @@ class OptionRow:
         for limit, factor in self.factors:
             if abs(contracts) <= limit:
                 return factor
-        raise InputError(f"options.factors: size {contracts:.10g} is beyond the largest known tier")
+        raise InputError(f"options.factors: a size of {contracts:.10g} contracts is beyond the largest known tier "
+                         f"({self.factors[-1][0]:.10g}), where no factor is known; sell fewer options")
 
     def fee(self, notional: float, premium: float, rate: float) -> float:
         """What a trade costs: the rate on notional, at most `fee_cap` of the premium."""

@@ -51,9 +51,11 @@ class Tiers:
         index = bisect_left(self._limits, size)
         if index < len(self.rows) and size <= self._limits[index]:  # the second half keeps NaN out
             return self.rows[index]
+        what, key = ("debt", "borrow_tiers") if self.unit == self.symbol else ("size", "instruments")
+        rows = f"{key}.{self.symbol}" + ("" if what == "debt" else ".tiers")
         raise InputError(
-            f"{self.symbol}: size {size:.10g} {self.unit} is beyond the largest known tier "
-            f"({self._limits[-1]:.10g}); take a smaller size or give `instruments.{self.symbol}.tiers`"
+            f"{self.symbol}: a {what} of {size:.10g} {self.unit} is beyond the largest known tier "
+            f"({self._limits[-1]:.10g}), where no rate is known; take a smaller size or give `{rows}`"
         )
 
     def below(self, tier: Tier) -> Tier | None:

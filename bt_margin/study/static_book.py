@@ -59,12 +59,19 @@ class StaticBook:
             if not 0 <= amount < math.inf:
                 raise InputError(f"balances.{currency}: expected zero or more, found {amount:g}; an account starts "
                                  "without debts")
+        for currency, leverage in file.borrow.leverage.items():
+            if leverage < 1:
+                raise InputError(f"borrow.leverage.{currency}: expected a setting of 1 or more, found {leverage:g}")
         legs = []
         for i, row in enumerate(file.positions):
             path = f"positions[{i}]"
             if parse(row.symbol).kind in (Kind.SPOT, Kind.OPTION):
                 raise InputError(f"{path}.symbol: expected a swap or future, found {row.symbol}; coins belong in "
-                                 "balances, and options have no recorded path")
+                                 "balances, a static book takes out no loans, and options have no recorded path")
+            for name in ("direction", "margin_currency", "assets", "liability", "interest"):
+                if getattr(row, name) is not None:
+                    raise InputError(f"{path}.{name}: {row.symbol} is no spot pair; only loans have it, and a static "
+                                     "book holds none")
             contracts = row.contracts
             if contracts is None or not math.isfinite(contracts) or contracts == 0:
                 raise InputError(f"{path}.contracts: expected a size other than zero, found {contracts}")

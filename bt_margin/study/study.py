@@ -10,8 +10,12 @@ from typing import Any
 
 from bt_margin.engine.clock import ModeSwitch
 from bt_margin.errors import InputError
-from bt_margin.modes import MODES
+from bt_margin.model.number import LARGEST, usable
+from bt_margin.modes import MODES, mode_named
+from bt_margin.modes.borrow import refused_leverage
 from bt_margin.rules.book import load_rules
+from bt_margin.rules.credit import yearly_rate
+from bt_margin.rules.overlay import entries
 from bt_margin.study.cell import empty, run_cell, work
 from bt_margin.study.cells import Cells, decode
 from bt_margin.study.chains import ruled_by
@@ -65,10 +69,13 @@ class Study:
                 raise InputError(f"leverage: expected a number above zero, found {value!r}")
         balances = dict(cash or {"USDT": 100_000.0})
         for currency, amount in balances.items():
-            if not 0 <= amount < float("inf"):
-                raise InputError(f"cash: expected amounts of zero or more, found {currency}={amount!r}")
+            if amount < 0 or not usable(amount):
+                raise InputError(f"cash: expected amounts of zero or more, up to {LARGEST:g}, found "
+                                 f"{currency}={amount!r}")
         if not sum(balances.values()) > 0:
             raise InputError("cash: expected some money to start with, found none; for example USDT=100000")
+        for currency, rate in (interest or {}).items():
+            yearly_rate(rate, f"interest.{currency}")
         self.tasks = [
             Task(spec, name, window(span, store), float(leverage), balances, setting, rules_as_of, path, strict, store,
                  interest=dict(interest or {}), borrow=dict(borrow or {}), switches=tuple(switches))
@@ -140,7 +147,7 @@ class Study:
         ]
 
     def _check_settings(self) -> None:
-        """A setting above the tier's maximum is bad input, found before anything runs."""
+        """A setting above the venue's maximum is bad input, found before anything runs."""
         for task in self.tasks:
             rules = load_rules("okx").as_of(task.rules_time, "nearest")
             for symbol in symbols_of(load(task.strategy)):
@@ -154,6 +161,10 @@ class Study:
                             f"{name}: expected at most {limit:g} (setting: at least 1), the tier's maximum for "
                             f"{symbol} on {task.window.id}, found {value:g}"
                         )
+            if mode_named(task.mode).whole:
+                for currency, value in entries(task.borrow.get("leverage", {}), "borrow.leverage").items():
+                    if why := refused_leverage(currency, value, rules):
+                        raise InputError(f"borrow.leverage.{currency}: {why}, on {task.window.id}")
 
 
 def _effort(task: Task) -> tuple[float, int]:

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bt_margin.engine import credit
 from bt_margin.errors import InputError
 from bt_margin.model.moment import HOUR, iso
 from bt_margin.modes import mode_named
 from bt_margin.plugin.path import PATHS
+from bt_margin.rules.credit import yearly_rate
 from bt_margin.study import straight
 from bt_margin.study.price_path import PricePath
 from bt_margin.study.replay import (
@@ -184,7 +186,11 @@ def survival_map(
     if shape[0] * shape[1] * shape[2] > MOST:
         raise InputError(f"survive: expected at most {MOST:,} cells, found {shape[0] * shape[1] * shape[2]:,}; "
                          "take fewer leverages or entries")
+    for currency, rate in (interest or {}).items():
+        yearly_rate(rate, f"interest.{currency}")
     replay = Replay(held, path, walk, setting, dict(interest or {}))
+    if any(mode.whole for mode in chosen):  # a choice that the venue never took is no cell's own trouble
+        credit.check_choices(held.account(True), replay.rules(int(path.close_ms[at[0]])))
     verdict, taken = np.zeros(shape, np.uint8), np.full(shape, -1, np.int64)
     distance, reason = np.full(shape, np.nan), np.zeros(shape, np.int32)
     reasons = {"": 0}

@@ -82,7 +82,7 @@ def _embedded() -> dict[str, Window]:
 def _parsed(text: str, origin: str) -> dict[str, Window]:
     try:
         rows = msgspec.convert(tomllib.loads(text), _File).window
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
         raise InputError(f"{origin}: expected [[window]] tables with id, since, until (title, what, source if you "
                          f"like), found {error}") from None
     found: dict[str, Window] = {}
@@ -99,6 +99,6 @@ def _parsed(text: str, origin: str) -> dict[str, Window]:
         if row.since >= row.until:
             raise InputError(f"{where}: expected a start before its end, found {row.since.isoformat()} to "
                              f"{row.until.isoformat()}")
-        found[row.id] = Window(row.id, row.title or row.id, milliseconds(row.since), milliseconds(row.until),
-                               row.what, row.source, origin)
+        since, until = milliseconds(row.since, f"{where}: since"), milliseconds(row.until, f"{where}: until")
+        found[row.id] = Window(row.id, row.title or row.id, since, until, row.what, row.source, origin)
     return found

@@ -15,18 +15,21 @@ from hypothesis import strategies as st
 from bt_margin.cli import main
 from tests.hostile.books import BOOKS
 from tests.hostile.law import NUMBERS, TEXTS, Target, damaged
+from tests.hostile.studies import MAPPED, window_files
 
 BAD = st.sampled_from((*TEXTS, *map(str, NUMBERS), "--", "-", "--json", "=", "USDT=", "=5", "USDT=nan", "USDT=1e999",
                        "BTC=-1", "USDT=5/w", "x=y=z", "2025-10-12/2025-10-10", "2025-10-10/2025-10-10", "os:path",
                        "no.such:X", ":", "a:", "os.path:join", "2025-10-09=portfolio@0")) | st.text(max_size=5)
 OPTIONS: dict[str, tuple[str, ...]] = {
     "compare": ("--window", "--mode", "--leverage", "--cash", "--setting", "--rules-as-of", "--path", "--interest",
-                "--borrow-leverage", "--switch", "--workers", "--store", "--bogus"),
+                "--borrow-leverage", "--switch", "--workers", "--store", "--maps", "--bogus"),
     "run": ("--window", "--mode", "--leverage", "--cash", "--setting", "--rules-as-of", "--path", "--interest",
             "--borrow-leverage", "--switch", "--store", "--bogus"),
     "margin": ("--mode", "--add", "--bogus"),
+    "survive": ("--window", "--mode", "--leverage", "--entries", "--setting", "--rules-as-of", "--path", "--interest",
+                "--store", "--bogus"),
     "rules": ("--table", "--symbol", "--as-of"),
-    "windows": ("--bogus",),
+    "windows": ("--store", "--bogus"),
     "fetch": ("--exchange", "--kind", "--timeframe", "--window", "--since", "--until", "--store"),
     "data": ("--store", "--exchange", "--symbol"),
     "check": ("--store", "--exchange"),
@@ -35,27 +38,34 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 SURE = {
     "fetch": ("--api-url", "nowhere"),  # is refused before anything is asked
     "snapshot": ("--api-url", "nowhere"),
-    "run": ("--window", "2023-01-01/2023-01-02"),  # no data: answers at once
-    "compare": ("--window", "2023-01-01/2023-01-02", "--leverage", "2", "--workers", "1"),
+    "windows": ("--store", "mine"),
+    "compare": ("--leverage", "2", "--workers", "1", "--maps", "none"),  # one process, a few cells
+    "survive": ("--entries", "2", "--leverage", "3:9:3"),
 }
+SPANS = ("2023-01-01/2023-01-02", "2025-10-10T20:00/2025-10-11T00:00")
+"""A day without data, which answers at once, and four hours with a fall in them."""
 
 
 @st.composite
 def commands(draw: st.DrawFn) -> tuple[list[str], bytes]:
-    """(arguments, what the book file holds)."""
+    """(arguments, what the book file holds, or for `windows` the file of the user's own)."""
     name = draw(st.sampled_from(sorted(OPTIONS)))
     arguments = [name, *SURE.get(name, ())]
-    if name == "margin":
+    if name in ("run", "compare", "survive"):
+        arguments += ["--window", draw(st.sampled_from(SPANS))]
+    if name in ("margin", "survive"):
         arguments.append(draw(st.sampled_from(("book.json", "book.json", "missing.json", "."))))
     elif name in ("run", "compare"):
         arguments.append(draw(st.sampled_from(("leveraged_long", "basis_carry")) | BAD))
-    for _ in range(draw(st.integers(0 if name == "margin" else 1, 3))):
+    for _ in range(draw(st.integers(0 if name in ("margin", "survive") else 1, 3))):
         arguments += [draw(st.sampled_from(OPTIONS[name])), draw(BAD)]
     if draw(st.booleans()):
         arguments.append("--json")
     if name == "margin" and draw(st.booleans()):
         arguments.append("--stress")
-    text = json.dumps(draw(damaged(BOOKS))).encode()
+    if name == "windows":
+        return arguments, draw(window_files())
+    text = json.dumps(draw(damaged(MAPPED if name == "survive" else BOOKS))).encode()
     if draw(st.booleans()):
         at = draw(st.integers(0, len(text)))
         text = text[:at] + draw(st.binary(max_size=3) | st.just(b"[" * 5_000)) + text[at + draw(st.integers(0, 3)):]
@@ -68,6 +78,8 @@ def command_law(case: tuple[list[str], bytes]) -> None:
     out, err, before = io.StringIO(), io.StringIO(), os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "book.json").write_bytes(text)
+        Path(folder, "mine").mkdir()
+        Path(folder, "mine", "windows.toml").write_bytes(text)
         os.chdir(folder)
         status: Any = 0
         try:
@@ -84,10 +96,10 @@ def command_law(case: tuple[list[str], bytes]) -> None:
         assert said.startswith("bt-margin: "), said
         assert len(said.splitlines()) == 1, said
         assert out.getvalue() == ""
-        assert left == ["book.json"], left
+        assert left == ["book.json", "mine"], left
     else:
         assert status == 0, (status, said)
-        assert left in (["book.json"], ["bt-margin-out", "book.json"], ["book.json", "bt-margin-out"]), left
+        assert left in (["book.json", "mine"], ["book.json", "bt-margin-out", "mine"]), left
         if "--json" in arguments and "--help" not in arguments:
             json.loads(out.getvalue(), parse_constant=_never)
 

@@ -83,6 +83,33 @@ def damaged(draw: st.DrawFn, goods: tuple[Any, ...], most: int = 3) -> Any:
     return value
 
 
+def damaged_text(draw: st.DrawFn, text: str) -> bytes:
+    """A TOML file with some lines changed: other values, gone, twice, swapped, rubbish."""
+    lines = text.splitlines()
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(lines) - 1))
+        what = draw(st.sampled_from(("value", "gone", "twice", "rubbish", "swap")))
+        key, sign, value = lines[at].partition("=")
+        if what == "value" and sign:
+            number = draw(st.sampled_from([*map(repr, NUMBERS), "[]", "[[]]", '""', "true", "1979-05-27", "{}",
+                                           "0001-01-01T00:00:00Z", "9999-12-31T23:59:59+00:00",
+                                           "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
+                                           *map(json.dumps, TEXTS)]))
+            lines[at] = f"{key}= {number}"
+        elif what == "gone":
+            del lines[at]
+        elif what == "twice":
+            lines.insert(at, lines[at])
+        elif what == "swap":
+            other = draw(st.integers(0, len(lines) - 1))
+            lines[at], lines[other] = lines[other], lines[at]
+        else:
+            lines[at] = draw(st.text(max_size=20)) if draw(st.booleans()) else value
+        if not lines:
+            break
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
 @contextmanager
 def watched() -> Iterator[None]:
     """Within: a warning is an error, and so is an answer that does not come."""

@@ -14,7 +14,7 @@ from bt_margin.errors import InputError
 from bt_margin.rules import loading
 from bt_margin.rules.book import RuleBook, load_rules
 from bt_margin.study.windows import window
-from tests.hostile.law import NUMBERS, TEXTS, Target, damaged, rubbish
+from tests.hostile.law import TEXTS, Target, damaged, damaged_text, rubbish
 
 NOON = 1_760_000_000_000
 SYMBOLS = ("BTC/USDT:USDT", "BTC/USDT", "BTC/USD:BTC", "BTC/USD:BTC-251226-100000-C", "SOL/USDT:USDT-251226")
@@ -79,33 +79,7 @@ SMALL = tuple(name for name, text in FILES.items() if len(text) < 60_000)
 def table_files(draw: st.DrawFn) -> tuple[str, bytes]:
     """A table's file with some lines changed."""
     name = draw(st.sampled_from(SMALL))
-    lines = FILES[name].splitlines()[:120]
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, len(lines) - 1))
-        what = draw(st.sampled_from(("value", "gone", "twice", "rubbish", "swap")))
-        key, sign, value = lines[at].partition("=")
-        if what == "value" and sign:
-            number = draw(st.sampled_from([*map(repr, NUMBERS), "[]", "[[]]", '""', "true", "1979-05-27", "{}",
-                                           "0001-01-01T00:00:00Z", "9999-12-31T23:59:59+00:00", *map(_quoted, TEXTS)]))
-            lines[at] = f"{key}= {number}"
-        elif what == "gone":
-            del lines[at]
-        elif what == "twice":
-            lines.insert(at, lines[at])
-        elif what == "swap":
-            other = draw(st.integers(0, len(lines) - 1))
-            lines[at], lines[other] = lines[other], lines[at]
-        else:
-            lines[at] = draw(st.text(max_size=20)) if draw(st.booleans()) else value
-        if not lines:
-            break
-    return name, "\n".join(lines).encode("utf-8", "surrogatepass")
-
-
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text)
+    return name, damaged_text(draw, "\n".join(FILES[name].splitlines()[:120]))
 
 
 def file_law(case: tuple[str, bytes]) -> None:
