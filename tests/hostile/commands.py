@@ -44,6 +44,16 @@ SURE = {
 }
 SPANS = ("2023-01-01/2023-01-02", "2025-10-10T20:00/2025-10-11T00:00")
 """A day without data, which answers at once, and four hours with a fall in them."""
+GOOD: dict[str, tuple[str, ...]] = {
+    "--mode": ("isolated", "cross", "multi-currency", "portfolio"), "--leverage": ("2", "3", "0.5", "7"),
+    "--cash": ("USDT=5000", "BTC=2", "100000"), "--setting": ("5", "10"), "--rules-as-of": ("then", "2025-01-01"),
+    "--path": ("adverse", "ohlc", "close"), "--interest": ("USDT=0.12/y", "BTC=0.0001/d"),
+    "--borrow-leverage": ("USDT=5", "BTC=2"), "--switch": ("2025-10-10T21:00=portfolio", "2025-10-10T22:00=cross@10"),
+    "--workers": ("1",), "--store": ("mine",), "--maps": ("none", "cross"), "--add": ("BTC/USDT:USDT=-1",),
+    "--entries": ("2", "hourly"), "--as-of": ("2025-10-10",), "--table": ("fees",), "--symbol": ("BTC/USDT:USDT",),
+    "--exchange": ("okx",), "--kind": ("trade",), "--timeframe": ("1m",), "--since": ("2025-10-10",),
+    "--until": ("2025-10-11",), "--window": ("2025-10-10T20:00/2025-10-11T00:00",),
+}
 
 
 @st.composite
@@ -56,9 +66,10 @@ def commands(draw: st.DrawFn) -> tuple[list[str], bytes]:
     if name in ("margin", "survive"):
         arguments.append(draw(st.sampled_from(("book.json", "book.json", "missing.json", "."))))
     elif name in ("run", "compare"):
-        arguments.append(draw(st.sampled_from(("leveraged_long", "basis_carry")) | BAD))
-    for _ in range(draw(st.integers(0 if name in ("margin", "survive") else 1, 3))):
-        arguments += [draw(st.sampled_from(OPTIONS[name])), draw(BAD)]
+        arguments.append(draw(st.sampled_from(("leveraged_long", "basis_carry", "leveraged_long", draw(BAD)))))
+    for _ in range(draw(st.integers(0, 3))):
+        option = draw(st.sampled_from(OPTIONS[name]))
+        arguments += [option, draw(st.sampled_from(GOOD.get(option, ("x",))) if draw(st.booleans()) else BAD)]
     if draw(st.booleans()):
         arguments.append("--json")
     if name == "margin" and draw(st.booleans()):
@@ -66,7 +77,7 @@ def commands(draw: st.DrawFn) -> tuple[list[str], bytes]:
     if name == "windows":
         return arguments, draw(window_files())
     text = json.dumps(draw(damaged(MAPPED if name == "survive" else BOOKS))).encode()
-    if draw(st.booleans()):
+    if draw(st.integers(0, 3)) == 0:
         at = draw(st.integers(0, len(text)))
         text = text[:at] + draw(st.binary(max_size=3) | st.just(b"[" * 5_000)) + text[at + draw(st.integers(0, 3)):]
     return arguments, text
