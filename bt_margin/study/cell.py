@@ -63,6 +63,7 @@ def _replay(task: Task) -> RunResult:
     import backtrader as bt
 
     from bt_margin.plugin.analyzers import Recorder
+    from bt_margin.plugin.bars import to_ms
     from bt_margin.plugin.broker import MarginBroker
     from bt_margin.plugin.measures import costs, hours_below, worst_hour
 
@@ -86,7 +87,12 @@ def _replay(task: Task) -> RunResult:
     data = [coverage(task, label, feed) for feed in history]
     cerebro.addstrategy(strategy, **params)
     cerebro.addanalyzer(Recorder, _name="margin_recorder")
-    (done,) = cerebro.run()
+    try:
+        (done,) = cerebro.run()
+    except BtMarginError as error:
+        if not broker.started:
+            raise
+        raise type(error)(f"in the bar that ends {iso(to_ms(history[0].datetime[0]))}: {error}") from error
     found = done.analyzers.margin_recorder.get_analysis()
     evidence, ledger, events = found["evidence"], found["ledger"], found["events"]
     verdict, at, reason = judge_run(done, found)

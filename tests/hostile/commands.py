@@ -120,4 +120,4 @@ def _never(text: str) -> None:
 
 
 def targets() -> list[Target]:
-    return [Target("command", commands(), command_law, 60)]
+    return [Target("command", commands(), command_law, 40)]

@@ -13,17 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bt_margin import PositionBuilder
+from bt_margin import MarginBroker, PositionBuilder
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.errors import InputError
+from bt_margin.model.moment import iso, parse_time
 from bt_margin.plugin import feeds
 from bt_margin.rules import loading
 from bt_margin.rules.book import RuleBook, load_rules
+from bt_margin.study.survival import survival_map
 from data_fetch import DataError
 from data_fetch.files import load_file
 from data_fetch.manifest import Manifest
 from tests.hostile.books import BOOKS
 from tests.hostile.candles import good
+from tests.hostile.studies import path
 from tests.unit.test_cli import call
 
 SWAP = "BTC/USDT:USDT"
@@ -118,6 +121,90 @@ def test_a_column_with_holes_is_a_damaged_file(tmp_path: Path) -> None:
     pq.write_table(pa.table({"ts": [1, None, 3], "rate": [1.0, 2.0, 3.0], "served_ms": [1, 2, 3]}), path)
     with pytest.raises(DataError, match="with 1 empty"):
         load_file(path, ("ts", "rate", "served_ms"))
+
+
+@pytest.mark.parametrize("content", [
+    b"x = " + b"[" * 5_000, b'[[window]]\nid = "a"\nsince = 0001-01-01T00:00:00+23:59\nuntil = 2023-01-01T00:00:00Z\n',
+    b'[[window]]\nid = "a"\nsince = 2023-01-01T00:00:00Z\nuntil = "9999-12-31T23:59:59-23:59"\n', b"\xff",
+])
+def test_windows_of_the_user_that_are_none_are_one_line(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets ended in a traceback; a year that UTC does not have could be asked for and not be told."""
+    (tmp_path / "windows.toml").write_bytes(content)
+    assert call("windows", "--store", str(tmp_path)) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "windows.toml" in err
+
+
+def test_the_last_moment_of_the_calendar_can_be_told() -> None:
+    """It was rounded up to the year 10000."""
+    assert iso(parse_time("9999-12-31T23:59:59.999999Z", "time")) == "9999-12-31T23:59:59Z"
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("--interest", "USDT=1e300"), "interest.USDT: expected a yearly rate from 0 to 8,760"),
+    (("--interest", "USDT=0.1", "--interest", "usdt=0.2"), "interest: expected USDT once, found it twice"),
+    (("--cash", "USDT=1", "--cash", "2"), "cash: expected USDT once"), (("--cash", "=5"), "cash: expected CURRENCY="),
+    (("--cash", "USDT=1e300"), "up to 1e+18"),
+    (("--mode", "multi-currency", "--borrow-leverage", "USDT=50"), "borrow.leverage.USDT: expected at most 10"),
+])
+def test_choices_that_were_taken_are_refused(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a currency given twice the last counted, and a rate of 1e300 lost the account's money in the rounding."""
+    assert call("run", "leveraged_long", *arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_maps_in_a_mode_that_is_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """They were left out without a word."""
+    assert call("compare", "leveraged_long", "--maps", "crosss") == 2
+    assert "expected one of isolated, cross" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"borrow": {"leverage": {"USDT": 50}}}, "borrow.leverage.USDT: expected at most 10"),
+    ({"borrow": {"leverage": {"USDT": 0.5}}}, "borrow.leverage.USDT: expected a setting of 1 or more"),
+    ({"borrow": {"interest": {"USDT": 5}}}, "borrow.interest: a static book"),
+    ({"balances": {"USDT": 1_000, "BTC": -1}}, "balances.BTC: expected zero or more"),
+    ({"balances": {"USDT": math.nan}}, "balances.USDT: expected a finite number"),
+    ({"positions": [{"symbol": "BTC/USDT", "direction": "long", "assets": 1}]}, "takes out no loans"),
+    ({"positions": [{"symbol": "BTC/USD:BTC-251226-100000-C", "contracts": 1}]}, "options have no recorded path"),
+    ({"positions": [{"symbol": SWAP, "contracts": 1, "liability": 5}]}, r"positions\[0\].liability: .* no spot pair"),
+])
+def test_a_book_that_a_survival_map_cannot_hold_is_refused(change: dict[str, Any], says: str) -> None:
+    good = {"balances": {"USDT": 1_000}, "positions": [{"symbol": SWAP, "contracts": 1}]}
+    with pytest.raises(InputError, match=says):
+        survival_map({**good, **change}, path(), [2.0], [0])
+
+
+def test_a_debt_beyond_the_last_tier_names_its_own_key() -> None:
+    """It told the reader to give `instruments.USDT.tiers`, which nothing reads."""
+    tiers = load_rules("okx").as_of(1_760_000_000_000, "nearest").borrow("USDT")
+    with pytest.raises(InputError, match=r"USDT: a debt of 1e\+15 USDT is beyond .* give `borrow_tiers.USDT`$"):
+        tiers.at(1e15)
+
+
+@pytest.mark.parametrize("given", [
+    {"mode": []}, {"mode": "cross", "slippage": ""}, {"mode": "cross", "cash": {"USDT": 10**400}},
+    {"mode": "cross", "switches": [1]}, {"mode": "cross", "rules": "okx"}, {"mode": "cross", "strict": "no"},
+    {"mode": "cross", "min_value": math.nan}, {"mode": "cross", "cash": {1: 5.0}}, {"mode": "cross", "leverage": True},
+])
+def test_settings_of_another_type_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        MarginBroker(**given)
+
+
+@pytest.mark.parametrize("row", [{"symbol": SWAP}, {"contracts": "x"}, {"contracts": 1, "side": "long"}])
+def test_dumps_that_lack_a_figure_are_refused(row: dict[str, Any]) -> None:
+    """A KeyError told nobody what was missing."""
+    balance = {"info": {"data": [{"uTime": "1764434109000", "details": [{"ccy": "USDT", "cashBal": "1000"}]}]}}
+    with pytest.raises(InputError, match=r"positions\[0\]: "):
+        PositionBuilder.from_ccxt([{"contracts": 1.0, **row}], balance)
+    with pytest.raises(InputError, match="cashBal"):
+        PositionBuilder.from_ccxt([], {"info": {"data": [{"uTime": "1", "details": [{"ccy": "USDT"}]}]}})
 
 
 def test_a_manifest_of_endless_levels_is_refused() -> None:

@@ -170,5 +170,5 @@ def test_margin_of_an_unaffordable_borrowing_is_refused_with_what_it_lacks() -> 
 
 
 def test_interest_settings_are_checked() -> None:
-    with pytest.raises(InputError, match="interest: expected yearly rates"):
+    with pytest.raises(InputError, match=r"interest\.USDT: expected a yearly rate from 0 to 8,760"):
         run({SPOT: frame(FLAT)}, {}, interest={"USDT": -0.1})

@@ -7,10 +7,12 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import backtrader as bt
 import pytest
 
 from bt_margin.cli import main
 from bt_margin.errors import InputError
+from bt_margin.model.moment import HOUR, iso
 from bt_margin.plugin import feeds
 from bt_margin.report.narrative import takeover_paragraph
 from bt_margin.study.judging import judge_run
@@ -96,6 +98,22 @@ def test_a_missing_price_in_strict_is_a_failed_cell() -> None:
     (result,) = Study(["leveraged_long"], ["cross"], ["2021-05-19"], [2], strict=True).run()
     assert result.row["verdict"] == "failed"
     assert "strict" in result.row["reason"]
+
+
+class Mistaken(bt.Strategy):
+    """Asks on its third bar for what no venue has."""
+
+    def next(self) -> None:
+        if len(self) == 3:
+            self.buy(colour="red")
+
+
+def test_a_cell_that_fails_on_the_way_says_when() -> None:
+    (result,) = Study(["tests.unit.test_study:Mistaken"], ["cross"], ["2025-10-10"], [2]).run()
+    assert result.row["verdict"] == "failed"
+    began = window("2025-10-10").since
+    assert result.row["reason"].startswith(f"in the bar that ends {iso(began + 3 * HOUR)}: ")
+    assert "colour" in result.row["reason"]
 
 
 def test_the_grid_covers_every_table() -> None:
