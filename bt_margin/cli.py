@@ -11,132 +11,13 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from bt_margin import cli_choices as choices
-from bt_margin import cli_compare, cli_data, cli_fetch, cli_survive
+from bt_margin import cli_compare, cli_data, cli_fetch, cli_margin, cli_survive
 from bt_margin import cli_tables as show
-from bt_margin.cli_choices import Flag, Json
+from bt_margin.cli_choices import Json
 from bt_margin.errors import BtMarginError, InputError
 
 app = App(name="bt-margin", help="OKX-style margin for backtrader: how leveraged positions die, mode by mode.")
 
-
-
-@app.command
-def margin(
-    book: Path,
-    *,
-    mode: str | None = None,
-    add: list[str] | None = None,
-    json_: Json = False,
-    stress: Flag = False,
-) -> None:
-    """What a book requires, mode by mode: the position builder.
-
-    Parameters
-    ----------
-    book
-        A JSON file: time, balances, positions, orders, prices (see the README).
-    mode
-        One mode (a refusal exits 2). Default: every mode, refusals listed.
-    add
-        What if this were traded at the mark: SYMBOL=SIZE (signed contracts, coins for spot); repeatable.
-    json_
-        Print the reports as JSON.
-    stress
-        Also move all prices together from -50 % to +50 %.
-    """
-    from bt_margin import cli_units
-    from bt_margin.engine.builder import PositionBuilder
-
-    builder = PositionBuilder.from_dict(choices.book(book))
-    reports, refused = builder.reports(mode)
-    moves = {report.mode: builder.stress(report.mode) for report in reports} if stress else {}
-    trades = cli_units.trades(add or ())
-    changes, missed = builder.what_ifs(trades, [report.mode for report in reports]) if trades else ([], [])
-    refused += missed
-    if json_:
-        from dataclasses import asdict
-
-        body: dict[str, Any] = {"reports": [report.to_dict() for report in reports], "refused": refused}
-        if stress:
-            body["stress"] = {name: [asdict(row) for row in rows] for name, rows in moves.items()}
-        if changes:
-            body["what_if"] = [change.to_dict() for change in changes]
-        print(json.dumps(body, indent=1, allow_nan=False))
-        return
-    console = show.console()
-    for report in reports:
-        data = report.to_dict()
-        pools = show.table(
-            f"{report.mode}: pools", ("pool", "equity", "initial", "maintenance", "fee", "free", "ratio", "state")
-        )
-        for pool in data["pools"]:
-            pools.add_row(
-                pool["name"],
-                *(
-                    show.money(pool[k])
-                    for k in ("equity", "initial_margin", "maintenance_margin", "liquidation_fee", "available")
-                ),
-                show.percent(pool["margin_ratio"]),
-                pool["state"],
-            )
-        console.print(pools)
-        rows = show.table(
-            f"{report.mode}: positions",
-            (
-                "symbol",
-                "mode",
-                "contracts",
-                "entry",
-                "mark",
-                "unrealised",
-                "initial",
-                "maintenance",
-                "liquidation at",
-                "bankrupt at",
-            ),
-        )
-        for p in data["positions"]:
-            rows.add_row(
-                p["symbol"],
-                p["margin_mode"],
-                f"{p['contracts']:,g}",
-                show.money(p["entry_price"]),
-                show.money(p["mark_price"]),
-                show.money(p["unrealised_pnl"]),
-                show.money(p["initial_margin"]),
-                show.money(p["maintenance_margin"]),
-                show.money(p["liquidation_price"]),
-                show.money(p["bankruptcy_price"]),
-            )
-        if data["positions"]:
-            console.print(rows)
-        cli_units.show_units(console, show.table, data)
-        if data["orders"]:
-            names = ("symbol", "side", "amount", "initial", "loss", "fee", "answer")
-            orders = show.table(f"{report.mode}: orders", names)
-            for o in data["orders"]:
-                orders.add_row(
-                    o["symbol"],
-                    o["side"],
-                    f"{o['amount']:,g}",
-                    show.money(o["initial_margin"]),
-                    show.money(o["order_loss"]),
-                    show.money(o["fee"]),
-                    "accepted" if o["accepted"] else f"{o['reason']}, short of {o['shortfall']:,.2f}",
-                )
-            console.print(orders)
-        if stress:
-            table = show.table(f"{report.mode}: all prices moved", ("move", "equity USD", "lowest ratio", "state"))
-            for row in moves[report.mode]:
-                ratio = show.percent(row.margin_ratio)
-                table.add_row(f"{row.shift:+.0%}", show.money(row.equity_usd), ratio, row.state)
-            console.print(table)
-        for warning in data["warnings"]:
-            console.print(f"note: {warning}", style="dim", markup=False)
-    for change in changes:
-        cli_units.show_what_if(console, show.table, change)
-    for refusal in refused:
-        console.print(f"{refusal['mode']}: {refusal['reason']}", style="yellow", markup=False)
 
 
 @app.command
@@ -236,10 +117,8 @@ def _fail(error: object) -> NoReturn:
     raise SystemExit(2)
 
 
-cli_compare.register(app)
-cli_data.register(app)
-cli_fetch.register(app)
-cli_survive.register(app)
+for module in (cli_margin, cli_compare, cli_survive, cli_fetch, cli_data):
+    module.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -137,6 +137,20 @@ def switches(texts: Sequence[str]) -> list[Any]:
     return found
 
 
+def trades(entries: Sequence[str]) -> dict[str, float]:
+    """`--add SYMBOL=SIZE`, each: signed contracts, coins for spot. Raises InputError."""
+    found: dict[str, float] = {}
+    for entry in entries:
+        symbol, sign, size = entry.rpartition("=")
+        try:
+            found[symbol] = found.get(symbol, 0.0) + float(size)
+        except ValueError:
+            sign = ""
+        if not sign or not symbol:
+            raise InputError(f"--add: expected SYMBOL=SIZE such as BTC/USDT:USDT=-100, found {entry!r}")
+    return found
+
+
 def path(path: str) -> str:
     from bt_margin.plugin.path import PATHS
 

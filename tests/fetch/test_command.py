@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bt_margin.cli import main
 from data_fetch.local import LocalStore, Page
 from data_fetch.manifest import Gap
+from tests.command_line import call
 
 from .conftest import COUNT, OUTAGE, START, SWAP, TRADES, one, outside
 from .okx_wire import MINUTE, OkxServer
@@ -26,14 +26,6 @@ REPO = Path(__file__).resolve().parents[2]
 SPAN = ("--since", "2025-10-08", "--until", "2025-10-14T22:40")
 DAY = ("--since", "2025-10-08", "--until", "2025-10-09")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPO)}
-
-
-def call(*arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def start(okx: OkxServer, folder: Path, span: tuple[str, ...] = SPAN) -> subprocess.Popen[str]:

@@ -86,6 +86,15 @@ class Once(bt.Strategy):
             order(size=abs(self.p.size), exectype=bt.Order.Limit, price=self.data.close[0] * 0.5)
 
 
+def settled(broker: MarginBroker) -> None:
+    """A run ended with money that is a number, and conserved."""
+    assert np.isfinite(broker.getvalue())
+    assert np.isfinite(broker.getcash())
+    if broker.started:
+        gap = broker.account.conservation_gap()
+        assert all(abs(x) <= 1e-6 + 1e-9 * abs(broker.getvalue()) for x in gap.values()), gap
+
+
 def candle_law(case: tuple[Any, ...]) -> None:
     """A frame is refused, or becomes a feed of sound bars on which a run ends with money conserved, or is refused."""
     data, symbol, timeframe, stamp, marks, rate, mode, size = case
@@ -112,11 +121,7 @@ def candle_law(case: tuple[Any, ...]) -> None:
         cerebro.run()
     except InputError:
         return
-    assert np.isfinite(broker.getvalue())
-    assert np.isfinite(broker.getcash())
-    if broker.started:
-        gap = broker.account.conservation_gap()
-        assert all(abs(x) <= 1e-6 + 1e-9 * abs(broker.getvalue()) for x in gap.values()), gap
+    settled(broker)
 
 
 def targets() -> list[Target]:

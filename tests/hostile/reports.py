@@ -8,13 +8,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from bt_margin.report.html import render
+from bt_margin.study.result import RunResult
 from tests.hostile.law import TEXTS, Target
-from tests.unit.test_report import TAKEN, Result, Tags, entry, report, row, series
+from tests.unit.test_report import TAKEN, Tags, entry, report, row, series
 
 
 def page_of(name: str) -> str:
     """A page that has a name wherever a name may stand."""
-    result = Result(
+    result = RunResult(
         row(strategy=name, window=name, reason=name, contracts={name: 1.0}, data_kind=name), series(name),
         [{"name": "TakenOver", "time": TAKEN, "pool": f"{name} isolated", "margin_ratio": 1.0,
           "report": report(f"{name} isolated", name, 31_485.0, 90_000.0, symbol=name)}],

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import backtrader as bt
-import numpy as np
 from hypothesis import strategies as st
 
 from bt_margin import MarginBroker
 from bt_margin.errors import InputError
 from bt_margin.plugin import feeds
-from tests.hostile.candles import Once, good
+from tests.hostile.candles import Once, good, settled
 from tests.hostile.law import Target, damaged
 
 SWAP = "BTC/USDT:USDT"
@@ -41,11 +40,7 @@ def settings_law(case: tuple[Any, float]) -> None:
         cerebro.run()
     except InputError:
         return
-    assert np.isfinite(broker.getvalue())
-    assert np.isfinite(broker.getcash())
-    if broker.started:
-        gap = broker.account.conservation_gap()
-        assert all(abs(x) <= 1e-6 + 1e-9 * abs(broker.getvalue()) for x in gap.values()), gap
+    settled(broker)
 
 
 def targets() -> list[Target]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from bt_margin import cli_choices, cli_survive, cli_units
+from bt_margin import cli_choices, cli_survive
 from bt_margin.errors import InputError
 from bt_margin.model.moment import iso
 from bt_margin.study.price_path import PricePath
@@ -85,7 +85,7 @@ READERS: dict[str, tuple[Reader, dict[str, float]]] = {
     "cash": (cli_choices.cash, {"": 1.0}),
     "interest": (cli_choices.interest, {"": 1.0, "y": 1.0, "d": 365.0}),
     "borrow": (lambda texts: cli_choices.borrow(texts, True).get("leverage", {}), {"": 1.0}),
-    "add": (cli_units.trades, {"": 1.0}),
+    "add": (cli_choices.trades, {"": 1.0}),
 }
 
 

@@ -24,10 +24,10 @@ from bt_margin.study.survival import survival_map
 from data_fetch import DataError
 from data_fetch.files import load_file
 from data_fetch.manifest import Manifest
+from tests.command_line import call
 from tests.hostile.books import BOOKS
 from tests.hostile.candles import good
 from tests.hostile.studies import path
-from tests.unit.test_cli import call
 
 SWAP = "BTC/USDT:USDT"
 

@@ -21,8 +21,7 @@ from bt_margin.model.assessment import AccountReport, RiskUnitReport
 from bt_margin.model.market import Market
 from bt_margin.modes import MODES
 from bt_margin.rules.book import load_rules
-
-from .test_cli import call
+from tests.command_line import call
 
 MODE, SWAP, PAIR, INVERSE = "portfolio", "BTC/USDT:USDT", "BTC/USDT", "BTC/USD:BTC"
 CALL, PUT = "BTC/USD:BTC-250328-100000-C", "BTC/USD:BTC-250328-90000-P"

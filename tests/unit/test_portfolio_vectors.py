@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from bt_margin.engine.portfolio_orders import accepts
-
-from .test_cli import call
+from tests.command_line import call
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "portfolio.json").read_text("utf-8"))
 VECTORS: dict[str, dict[str, Any]] = {vector["id"]: vector for vector in GOLDEN}

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
@@ -22,23 +21,13 @@ from bt_margin.report.reading import contract, takeovers
 from bt_margin.report.rescue import rescue
 from bt_margin.report.verdicts import lived
 from bt_margin.report.wording import moment, money, number, percent, price, ratio_percent, size
+from bt_margin.study.result import RunResult
 
 HOUR = 3_600_000
 START = 1_760_043_600_000  # 2025-10-09 21:00 UTC
 SWAP = "BTC/USDT:USDT"
 EVIL = "<script>alert(1)</script>"
 POOL = f"{SWAP} isolated"
-
-
-@dataclass
-class Result:
-    row: dict[str, Any]
-    series: dict[str, Any] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    ledger: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    evidence: list[dict[str, Any]] = field(default_factory=list)
-    data: list[dict[str, Any]] = field(default_factory=list)
 
 
 def row(mode: str = "isolated", verdict: str = "liquidated", **more: Any) -> dict[str, Any]:
@@ -100,10 +89,10 @@ def series(symbol: str = SWAP, dead_after: int = 9) -> dict[str, Any]:
     }
 
 
-def isolated() -> Result:
+def isolated() -> RunResult:
     """Posted 31,503, funding 18, so 31,485 at the end: 3 x (90,000 - 100,000) leaves 1,485 = 0.0165 x 90,000."""
     forced = {"note": "forced", "price": 90_000.0}
-    return Result(
+    return RunResult(
         row(liquidated_at=moment_iso(TAKEN)),
         series(),
         [
@@ -134,10 +123,10 @@ def moment_iso(ms: int) -> str:
     return moment(ms).replace(" UTC", ":00Z").replace(" ", "T")
 
 
-def nothing() -> Result:
+def nothing() -> RunResult:
     """Every number is absent, as in a run without data."""
     blank = dict.fromkeys(row())
-    return Result({**blank, "strategy": "PairLongShort", "mode": "portfolio", "window": "2022-11-08",
+    return RunResult({**blank, "strategy": "PairLongShort", "mode": "portfolio", "window": "2022-11-08",
                    "verdict": "no data"})
 
 
@@ -296,7 +285,7 @@ def test_short_in_a_gap() -> None:
     event = {"name": "TakenOver", "time": START, "pool": "USDT", "margin_ratio": 1_000 / 1_815, "loss": 1_000.0,
              "refund": 815.0, "report": judged}
     times = [START, START + HOUR, START + 2 * HOUR]
-    run = Result(row("cross"), {"time": times, "prices": {SWAP: [109_000.0, 111_000.0, 112_000.0]},
+    run = RunResult(row("cross"), {"time": times, "prices": {SWAP: [109_000.0, 111_000.0, 112_000.0]},
                                 "lows": {SWAP: [60_000.0, 60_000.0, 111_000.0]},
                                 "highs": {SWAP: [130_000.0, 115_000.0, 112_500.0]}}, [event])
     found = rescue(run, event)
@@ -343,7 +332,7 @@ def test_pair_at_its_worst_point(lows: tuple[float, float], highs: tuple[float, 
     def both(prices: tuple[float, float]) -> dict[str, list[float]]:
         return {SWAP: [90_000.0, float(prices[0]), 90_000.0], other: [3_000.0, float(prices[1]), 3_000.0]}
 
-    run = Result(row("cross"), {"time": [START, START + HOUR, START + 2 * HOUR], "prices": both(closes),
+    run = RunResult(row("cross"), {"time": [START, START + HOUR, START + 2 * HOUR], "prices": both(closes),
                                 "lows": both(lows), "highs": both(highs)}, [event])
     found = rescue(run, event)
     assert found is not None
@@ -408,7 +397,7 @@ def test_inverse_contract_in_coin() -> None:
     )
     judged["positions"][0].update(notional=notional)
     event = {"name": "TakenOver", "time": START, "pool": "BTC", "report": judged}
-    found = rescue(Result(row("cross"), {
+    found = rescue(RunResult(row("cross"), {
         "time": [START + HOUR], "prices": {symbol: [85_000.0]}, "lows": {symbol: [80_000.0]},
         "highs": {symbol: [99_000.0]},
     }), event)
@@ -438,7 +427,7 @@ def test_change_since_warning_names_the_rest() -> None:
 
 
 def test_an_event_without_its_report_is_told_as_far_as_it_goes() -> None:
-    run = Result(row(), events=[{"name": "TakenOver", "time": TAKEN, "pool": "USDT"}])
+    run = RunResult(row(), events=[{"name": "TakenOver", "time": TAKEN, "pool": "USDT"}])
     assert "carries no judgement" in takeover_paragraph(run, run.events[0])
     assert "carries no judgement" in render([run], {})
 
@@ -447,7 +436,7 @@ def test_an_event_without_its_report_is_told_as_far_as_it_goes() -> None:
 
 
 def test_figure_has_three_panels_and_a_colour_per_mode() -> None:
-    other = Result(row("cross", "survived"), series())
+    other = RunResult(row("cross", "survived"), series())
     figure = json.loads(case_figure([isolated(), other]).to_json())
     named = {trace["name"]: trace["line"]["color"] for trace in figure["data"] if "name" in trace and "line" in trace}
     assert named["isolated"] == COLOURS["isolated"]
@@ -481,7 +470,7 @@ def test_the_band_behind_the_price_is_what_marks_reached() -> None:
 
 
 def test_thinned_figure_keeps_the_lowest_ratio() -> None:
-    run = Result(row(), {"time": [0, 1, 2, 3, 4], "equity": [1, 2, 3, 4, 5], "margin_ratio": [5, 2, None, None, 9],
+    run = RunResult(row(), {"time": [0, 1, 2, 3, 4], "equity": [1, 2, 3, 4, 5], "margin_ratio": [5, 2, None, None, 9],
                          "prices": {"A": [1, 2, 3, 4, 5]}})
     traces = json.loads(case_figure([run], stride=2).to_json())["data"]
     assert [trace["y"] for trace in traces] == [[2, 4], [2, 4], [200, None]]
@@ -489,7 +478,7 @@ def test_thinned_figure_keeps_the_lowest_ratio() -> None:
 
 
 def test_gaps_in_time_keep_every_time() -> None:
-    run = Result(row(), {"time": [0, 1, 5], "equity": [1, 1, 1], "margin_ratio": [], "prices": {}})
+    run = RunResult(row(), {"time": [0, 1, 5], "equity": [1, 1, 1], "margin_ratio": [], "prices": {}})
     assert json.loads(case_figure([run]).to_json())["data"][0]["x"] == [0, 1, 5]
 
 
@@ -512,13 +501,13 @@ def test_prices_that_move_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
 # -- the page ---------------------------------------------------------------------------------------------------
 
 
-def page_text(results: list[Result], meta: dict[str, Any] | None = None) -> tuple[str, str]:
+def page_text(results: list[RunResult], meta: dict[str, Any] | None = None) -> tuple[str, str]:
     page = render(results, META if meta is None else meta)
     return page, re.sub(r"\s+", " ", Tags(page).text)
 
 
 def test_page_says_what_it_must() -> None:
-    survived = Result(row("cross", "survived", rules_extrapolated_days=12), series())
+    survived = RunResult(row("cross", "survived", rules_extrapolated_days=12), series())
     page, text = page_text([isolated(), survived, nothing()])
     for part in ("OKX's margin ratio falls as danger rises", "300 %", "liquidated", "2025-10-10 05:14 UTC", "10.0 %",
                  "extrapolated 12 days", "1 of 3 runs", "12 days away", "Slippage is 0.", "hourly figures",
@@ -552,7 +541,7 @@ def test_plotly_once_and_nothing_to_fetch() -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    hostile = Result(
+    hostile = RunResult(
         row(strategy=EVIL, window=EVIL, reason=EVIL, contracts={EVIL: 1.0}, data_kind=EVIL), series(EVIL),
         [{"name": "TakenOver", "time": TAKEN, "pool": f"{EVIL} isolated", "margin_ratio": 1.0,
           "report": report(f"{EVIL} isolated", EVIL, 31_485.0, 90_000.0, symbol=EVIL)}],
@@ -573,7 +562,7 @@ def test_none_everywhere_is_written_as_not_available() -> None:
     outside = page.replace(page[page.index("<script>"): page.rindex("</script>")], "")
     for word in (r">None<", r"\bnan\b", r"\bNaN\b", r"None "):
         assert not re.search(word, outside)
-    holes = Result(dict.fromkeys(row()), {"time": [0, 1], "equity": [None, float("nan")],
+    holes = RunResult(dict.fromkeys(row()), {"time": [0, 1], "equity": [None, float("nan")],
                                           "margin_ratio": [None, float("inf")], "prices": {"A": [None, None]}})
     assert "NaN" not in render([holes], {}).rsplit('id="figures">', 1)[1].split("</script>")[0]
 
@@ -586,7 +575,7 @@ def test_long_studies_keep_within_the_limit() -> None:
     n = 20_000
     long = {"time": [START + i * 60_000 for i in range(n)], "equity": [100_000 + i * 1.37 for i in range(n)],
             "margin_ratio": [5 + i * 1.31e-4 for i in range(n)], "prices": {SWAP: [1e5 + i * 0.731 for i in range(n)]}}
-    runs = [Result(row(mode, "survived", leverage=float(lev)), long)
+    runs = [RunResult(row(mode, "survived", leverage=float(lev)), long)
             for lev in range(1, 6) for mode in ("isolated", "cross", "portfolio")]
     page = render(runs, META)
     assert len(page.encode()) <= LIMIT
@@ -597,7 +586,7 @@ def test_long_studies_keep_within_the_limit() -> None:
 def test_a_large_study_keeps_within_the_limit_and_loses_no_verdict(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run = isolated()
     run.ledger = [entry(START + i, "fee", note=f"an entry that is told, number {i}") for i in range(60)]
-    runs = [Result(row(mode, window=f"2025-10-{day:02}", leverage=float(lev)), run.series, run.events, run.ledger)
+    runs = [RunResult(row(mode, window=f"2025-10-{day:02}", leverage=float(lev)), run.series, run.events, run.ledger)
             for day in range(1, 5) for lev in range(1, 6) for mode in ("isolated", "cross", "portfolio")]
     monkeypatch.setattr(html, "LIMIT", len(get_plotlyjs().encode()) + room)
     page = render(runs, META)
@@ -633,7 +622,7 @@ def test_the_ledger_stands_around_each_event() -> None:
 
 def test_the_leverage_that_lived_is_about_those_tested_only() -> None:
     def grid(*verdicts: tuple[float, str]) -> str:
-        return lived([Result(row("cross", verdict, leverage=factor)) for factor, verdict in verdicts])
+        return lived([RunResult(row("cross", verdict, leverage=factor)) for factor, verdict in verdicts])
 
     assert grid((2, "survived"), (3, "survived"), (5, "liquidated")) == "up to 3×"
     assert grid((5, "survived"), (2, "survived")) == "up to 5×, all tested"
@@ -650,7 +639,7 @@ def test_the_leverage_that_lived_is_about_those_tested_only() -> None:
 
 
 def test_the_first_table_is_strategy_and_mode_by_crash() -> None:
-    runs = [Result(row(mode, verdict, window=window, leverage=leverage, path_dependent=hangs))
+    runs = [RunResult(row(mode, verdict, window=window, leverage=leverage, path_dependent=hangs))
             for mode, verdict, window, leverage, hangs in (
                 ("cross", "survived", "2025-10-10", 2.0, None), ("cross", "liquidated", "2025-10-10", 5.0, True),
                 ("isolated", "bankrupt", "2025-10-10", 2.0, False), ("cross", "refused", "2022-11-08", 2.0, None))]
@@ -675,7 +664,7 @@ def test_where_the_money_went_adds_up_row_by_row() -> None:
     assert dict(zip(names, found["parts"], strict=True)) == pytest.approx({
         "price moves": 68_365 - 100_000 + 285 + 18 + 1485, "fees": -285, "funding": -18, "interest": 0,
         "liquidation": -1485, "insurance fund": 0})
-    assert spending.rows([Result(row(opened=False))]) == []
+    assert spending.rows([RunResult(row(opened=False))]) == []
 
 
 def test_charges_are_shown_when_first_when_most_and_last() -> None:
