@@ -647,7 +647,7 @@ def test_the_first_table_is_strategy_and_mode_by_crash() -> None:
     table = page[page.index('id="verdict-table"'): page.index("</table>", page.index('id="verdict-table"'))]
     assert re.findall(r'<th scope="col">([^<]+)', table) == ["strategy", "mode", "2025-10-10", "2022-11-08"]
     cells = [re.sub(r"<[^>]+>|\s+", " ", cell).split() for cell in re.findall(r"<td>(.*?)</td>", table, re.S)]
-    assert cells[0] == ["2×", "✕✕", "bankrupt", "lived:", "none", "tested"]
+    assert cells[0] == ["2×", "✕✕", "bankrupt", "lived:", "none", "of", "those", "tested"]
     assert cells[1] == ["not", "run"]
     assert " ".join(cells[2]) == "2× ✓ survived 5× ✕* liquidated, hangs on the path lived: up to 2×"
     assert cells[3][:3] == ["2×", "⊘", "refused"]
