@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bt_margin.errors import BtMarginError
 from bt_margin.model.moment import iso
 from bt_margin.study.static_book import StaticBook
-from bt_margin.study.strategies import load
+from bt_margin.study.strategies import load, weights_of
 from bt_margin.study.study import Study
 from bt_margin.study.survival import load_path, spread, survival_map
 from bt_margin.study.task import Task
@@ -32,7 +32,7 @@ def crash_maps(study: Study, modes: Sequence[str]) -> Iterator[tuple[Task, Survi
     if not shown:
         return
     for task in reversed(firsts.values()):
-        weights = getattr(load(task.strategy), "weights", {})
+        weights = weights_of(load(task.strategy))
         if len(weights) != 1:
             continue
         ((symbol, weight),) = weights.items()

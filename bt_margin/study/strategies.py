@@ -7,11 +7,13 @@ import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bt_margin.errors import InputError
+from bt_margin.model.number import usable
 from bt_margin.study.sources import importing
 
 BUNDLED = ("leveraged_long", "basis_carry", "pair_long_short", "short_strangle_hedged")
@@ -65,8 +67,21 @@ def spec_of(strategy: type) -> str:
 
 
 def symbols_of(strategy: Any) -> tuple[str, ...]:
-    """What a strategy trades: its `symbols`, else the BTC perpetual."""
-    return tuple(getattr(strategy, "symbols", ()) or DEFAULT_SYMBOLS)
+    """What a strategy trades: its `symbols`, else the BTC perpetual. Raises InputError for what are no names."""
+    found = getattr(strategy, "symbols", ()) or DEFAULT_SYMBOLS
+    if not isinstance(found, (list, tuple)) or not all(isinstance(name, str) for name in found):
+        raise InputError(f"symbols: expected a list of names such as {DEFAULT_SYMBOLS}, found {found!r:.80}")
+    return tuple(found)
+
+
+def weights_of(strategy: Any) -> dict[str, float]:
+    """Shares of the exposure that a strategy enters and holds, by symbol; {} for one that says none. Raises InputError
+    for what are none."""
+    found = getattr(strategy, "weights", {})
+    if not isinstance(found, Mapping) or not all(
+            isinstance(name, str) and isinstance(share, (int, float)) and usable(share) for name, share in found.items()):
+        raise InputError(f"weights: expected numbers by symbol, found {found!r:.80}")
+    return {name: float(share) for name, share in found.items() if share}
 
 
 def takes_leverage(strategy: Any) -> bool:

@@ -22,7 +22,7 @@ from bt_margin.study.chains import ruled_by
 from bt_margin.study.naming import CellNames
 from bt_margin.study.result import RunResult
 from bt_margin.study.running import FEW, spread
-from bt_margin.study.strategies import BUNDLED, load, spec_of, symbols_of
+from bt_margin.study.strategies import BUNDLED, load, spec_of, symbols_of, weights_of
 from bt_margin.study.task import Task, modes_named, settings
 from bt_margin.study.windows import Window, window
 
@@ -150,7 +150,9 @@ class Study:
         """A setting above the venue's maximum is bad input, found before anything runs."""
         for task in self.tasks:
             rules = load_rules("okx").as_of(task.rules_time, "nearest")
-            for symbol in symbols_of(load(task.strategy)):
+            strategy = load(task.strategy)
+            weights_of(strategy)
+            for symbol in symbols_of(strategy):
                 if rules.instrument(symbol).is_spot:
                     continue
                 limit = rules.tiers(symbol).max_leverage

@@ -1,4 +1,4 @@
-"""Settings of a broker and of the strategy it runs: any values in the place of good ones, over a short run."""
+"""Settings of a broker, and what a strategy says of itself: any values in the place of good ones, over a short run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 
 from bt_margin import MarginBroker
 from bt_margin.errors import InputError
+from bt_margin.modes import MODES
 from bt_margin.plugin import feeds
+from bt_margin.plugin.strategy import HoldOnce
+from bt_margin.study.crash_maps import crash_maps
+from bt_margin.study.study import Study
+from bt_margin.study.survival import SurvivalMap
 from tests.hostile.candles import Once, good, settled
-from tests.hostile.law import Target, damaged
+from tests.hostile.law import Target, damaged, finite
 
 SWAP = "BTC/USDT:USDT"
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -43,6 +48,48 @@ def settings_law(case: tuple[Any, float]) -> None:
     settled(broker)
 
 
+class Mine(HoldOnce):
+    """A strategy of a user: what its class says is another thing in every case."""
+
+
+SAID: tuple[dict[str, Any], ...] = (
+    {"weights": {SWAP: 1.0}, "symbols": [SWAP]},
+    {"weights": {SWAP: 0.5, "ETH/USDT:USDT": -0.5}, "symbols": [SWAP, "ETH/USDT:USDT"], "optional": []},
+    {"weights": {"BTC/USDT": 1.0}, "symbols": ["BTC/USDT", SWAP], "option_like": "BTC/USD:BTC-251226-100000-C",
+     "options_on": SWAP},
+)
+SPAN = "2025-10-10T20:00/2025-10-11T00:00"
+
+
+def strategy_law(case: tuple[Any, float, str]) -> None:
+    """What a strategy says of itself is refused before anything runs, or every cell has a verdict."""
+    said, leverage, mode = case
+    if not isinstance(said, dict) or not all(isinstance(name, str) and name.isidentifier() for name in said):
+        return
+    before = {name: getattr(Mine, name) for name in ("weights", "symbols") if hasattr(Mine, name)}
+    for name, value in said.items():
+        setattr(Mine, name, value)
+    try:
+        study = Study(["tests.hostile.settings:Mine"], [mode], [SPAN], [leverage])
+        (found,) = study.run(workers=1)
+        for _, drawn in crash_maps(study, ["cross"]):
+            assert isinstance(drawn, (str, SurvivalMap))
+    except InputError:
+        return
+    finally:
+        for name in said:
+            delattr(Mine, name)
+        for name, value in before.items():
+            setattr(Mine, name, value)
+    finite(found.row)
+    assert (found.row["verdict"] in ("failed", "no data", "refused")) <= bool(found.row["reason"])
+
+
 def targets() -> list[Target]:
     sizes = st.sampled_from((1.0, -1.0, 30.0, -100.0, 1e15))
-    return [Target("settings", st.tuples(damaged(SETTINGS), sizes), settings_law, 60)]
+    levers = st.sampled_from((1.0, 3.0, 9.0))
+    modes = st.sampled_from(tuple(MODES))
+    return [
+        Target("settings", st.tuples(damaged(SETTINGS), sizes), settings_law, 60),
+        Target("strategy", st.tuples(damaged(SAID), levers, modes), strategy_law, 10),
+    ]

@@ -20,6 +20,7 @@ from bt_margin.model.moment import iso, parse_time
 from bt_margin.plugin import feeds
 from bt_margin.rules import loading
 from bt_margin.rules.book import RuleBook, load_rules
+from bt_margin.study.study import Study
 from bt_margin.study.survival import survival_map
 from data_fetch import DataError
 from data_fetch.files import load_file
@@ -27,6 +28,7 @@ from data_fetch.manifest import Manifest
 from tests.command_line import call
 from tests.hostile.books import BOOKS
 from tests.hostile.candles import good
+from tests.hostile.settings import Mine
 from tests.hostile.studies import path
 
 SWAP = "BTC/USDT:USDT"
@@ -210,3 +212,17 @@ def test_dumps_that_lack_a_figure_are_refused(row: dict[str, Any]) -> None:
 def test_a_manifest_of_endless_levels_is_refused() -> None:
     with pytest.raises(DataError, match="expected a manifest"):
         Manifest.load(b"[" * 50_000, "here")
+
+
+@pytest.mark.parametrize(("said", "says"), [
+    ({"symbols": SWAP}, "symbols: expected a list of names"), ({"symbols": [1]}, "symbols: expected a list of names"),
+    ({"weights": [1.0]}, "weights: expected numbers by symbol"), ({"weights": {SWAP: "x"}}, "weights: expected numbers"),
+])
+def test_what_a_strategy_says_of_itself_is_checked_first(
+    said: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that are none ended a study after its cells had run, with half of its files written."""
+    for name, value in said.items():
+        monkeypatch.setattr(Mine, name, value, raising=False)
+    with pytest.raises(InputError, match=says):
+        Study([Mine], ["cross"], ["2025-10-10"], [2.0])
