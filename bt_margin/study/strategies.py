@@ -79,7 +79,8 @@ def weights_of(strategy: Any) -> dict[str, float]:
     for what are none."""
     found = getattr(strategy, "weights", {})
     if not isinstance(found, Mapping) or not all(
-            isinstance(name, str) and isinstance(share, (int, float)) and usable(share) for name, share in found.items()):
+            isinstance(name, str) and isinstance(share, (int, float)) and usable(share)
+            for name, share in found.items()):
         raise InputError(f"weights: expected numbers by symbol, found {found!r:.80}")
     return {name: float(share) for name, share in found.items() if share}
 

@@ -215,8 +215,8 @@ def test_a_manifest_of_endless_levels_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("said", "says"), [
-    ({"symbols": SWAP}, "symbols: expected a list of names"), ({"symbols": [1]}, "symbols: expected a list of names"),
-    ({"weights": [1.0]}, "weights: expected numbers by symbol"), ({"weights": {SWAP: "x"}}, "weights: expected numbers"),
+    ({"symbols": SWAP}, "symbols: expected a list of names"), ({"symbols": [1]}, "symbols: expected a list"),
+    ({"weights": [1.0]}, "weights: expected numbers by symbol"), ({"weights": {SWAP: "x"}}, "weights: expected"),
 ])
 def test_what_a_strategy_says_of_itself_is_checked_first(
     said: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
