@@ -1,10 +1,10 @@
-"""The nine charges of a risk unit and how they add up to its margin.
+"""The charges of a risk unit and how they add up to its margin; MR8, of debts, is the account's: `modes.borrow`.
 
 Charges are USD, zero or above, of shape (...): the axes of positions, scenarios, expiries or tenors are summed away,
 instants stay. Inputs are the arrays of `pnl`; every figure OKX keeps or kept is an argument, `rules.portfolio` holds
 them with date and grade.
 
-Source: rule book portfolio margin, sections 3 and 4; addendum, sections 2 and 3. MR1, MR6, MR7's scale, MR8 and the
+Source: rule book portfolio margin, sections 3 and 4; addendum, sections 2 and 3. MR1, MR6, MR7's scale and the
 aggregation reproduce OKX's samples; MR2 that of 2022; the shapes of MR3, MR5, MR9 and of MR4 between tenors are
 inferred or rewritten.
 """
@@ -119,15 +119,6 @@ def mr7_minimum(raw: Number, *, bounds: Sequence[float], multipliers: Sequence[f
     return _total(_slices(_total(raw), bounds) * np.asarray(multipliers, dtype=np.float64))
 
 
-def mr8_borrow(liability: Number, rate: Number) -> Array:
-    """MR8: sum over currencies of debt in USD x rate, (..., currencies). Once per account, added to the units' sum.
-
-    `rate`: the maintenance or the initial rate of the borrow tier each debt reaches. Debts are positive; whatever is
-    negative is none. Source: section 3.7 (official sample: 2 % and 10 %).
-    """
-    return _total(np.maximum(liability, 0.0) * rate)
-
-
 def mr9_depeg(
     cash_delta: Array,
     prices: Array,
@@ -202,20 +193,6 @@ def unit_maintenance(stress: Number, mr7: Number) -> Number:
 def initial_margin(maintenance: Number, *, factor: float) -> Number:
     """Initial margin of a unit or of all units: factor x maintenance (official: 1.3). Debts have their own."""
     return np.multiply(factor, maintenance)
-
-
-def account_margin(units: Number, borrow: Number) -> Array:
-    """The account's maintenance (or initial) margin: sum over units, (..., units), + MR8 once. Units never net."""
-    return _total(units) + borrow
-
-
-def borrow_liquidation_fee(liability: Number, maintenance_rate: Number, *, taker: Number) -> Array:
-    """Fee that debts add to the ratio's denominator: sum of taker x debt x (1 + maintenance rate), (..., currencies).
-
-    Source: section 4 (derived from the sample's ratio, all digits). Swaps and futures add none there: MR7 is the cost
-    of reducing them.
-    """
-    return _total(np.maximum(liability, 0.0) * np.add(1.0, maintenance_rate) * taker)
 
 
 # -- the arithmetic --------------------------------------------------------------------------------------------

@@ -25,11 +25,6 @@ def linear_pnl(coins: Number, index: Number, usd: Number, moves: Number) -> Arra
     return _column(np.multiply(np.multiply(coins, index), usd)) * moves
 
 
-def spot_pnl(coins: Number, index: Number, usd: Number, moves: Number) -> Array:
-    """Spot in use, and resting spot orders taken as filled: as a linear contract of as many coins."""
-    return linear_pnl(coins, index, usd, moves)
-
-
 def inverse_pnl(face: Number, mark: Number, index: Number, moves: Number) -> Array:
     """Inverse swaps and futures: face x move x index / mark, index and mark in USD.
 
