@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def _by_currency(
             value = read(figure)
         except ValueError:
             currency = ""
-        if not currency or value != value:
+        if not currency or not math.isfinite(value):
             raise InputError(f"{what}: expected CURRENCY={expected}, found {text!r:.80}")
         if currency in found:
             raise InputError(f"{what}: expected {currency:.80} once, found it twice")
