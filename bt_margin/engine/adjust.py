@@ -92,7 +92,7 @@ def reducible_margin(now: Present, key: PositionKey) -> float:
     """How much margin may leave an isolated position now."""
     position = now.account.positions[key]
     if position.instrument.is_option:
-        short = options.short_contracts(now.account.positions.values(), (), position.instrument.family)
+        short = options.short_contracts(now.account.positions.values(), None, position.instrument.family)
         rows = options.charge(position, now.market, now.rules, short)
         return max(0.0, position.margin - sum(float(row.initial) for row in rows))
     upl = float(position.unrealised(now.market))

@@ -98,7 +98,7 @@ def _posted(account: Account, order: Order, size: float, price: float, market: M
     if order.side == "buy":
         return 0.0
     held = account.positions.values()
-    short = options.short_contracts(held, (), order.instrument.family)
+    short = options.short_contracts(held, None, order.instrument.family)
     return size * float(options.short_initial(order.instrument, market, rules, short))
 
 

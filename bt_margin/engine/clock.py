@@ -96,7 +96,7 @@ def due_events(account: Account, funding: Mapping[str, FundingSeries], script: S
 
 def _instruments(account: Account) -> Iterable[Instrument]:
     yield from (position.instrument for position in account.positions.values())
-    yield from (order.instrument for order in account.orders.values())
+    yield from (queue.head.instrument for queue in account.resting.queues)
 
 
 WINDOW = HOUR

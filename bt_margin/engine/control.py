@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bt_margin.engine import debts, spot_margin, takeover
 from bt_margin.engine.present import DUST, Present
 from bt_margin.errors import MissingPrice, NotConserved
-from bt_margin.model.account import Order
 from bt_margin.model.assessment import AccountReport, ratio
 from bt_margin.model.event import Bankrupt, Converted, Reduced, TakenOver, Warned
 from bt_margin.model.ledger import EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.moment import HOUR
+from bt_margin.model.orders import Orders
 from bt_margin.modes.base import CancelOrders, Convert, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.conversion import repay_above_quota
 from bt_margin.modes.distance import distance, holds, is_straight, may_be_nearer
@@ -43,7 +42,7 @@ class RiskControl:
         self._warned: set[str] = set()
         self._judged = now.state
         self._judged_at = now.market
-        self._sought: dict[str, tuple[tuple[int, tuple[Order, ...]], int]] = {}  # pools no move would end, and when
+        self._sought: dict[str, tuple[tuple[int, Orders], int]] = {}  # pools no move would end, and when
 
     def judge(self) -> None:
         """Every pool at this instant: breaches first, then warnings."""
@@ -212,7 +211,7 @@ class RiskControl:
         self.now.note_debts()
 
     def _without_orders(self, pool: Pool) -> Judgement:
-        return judge(replace(pool, orders=()), self.now.market, self.now.rules)
+        return judge(pool.bare, self.now.market, self.now.rules)
 
     def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: AccountReport) -> None:
         position = self.now.account.positions[key]

@@ -6,21 +6,21 @@ DEMO-ORDER-FREEZE-*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 from bt_margin.engine import spot_margin
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import OrderReport
 from bt_margin.model.loan import LONG, SHORT
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Queue
 from bt_margin.modes import options
 from bt_margin.modes import spot_margin as spot_margin_rules
 from bt_margin.modes.assess import order_report
 from bt_margin.modes.base import judge
 from bt_margin.modes.cross import CROSS, reserved
-from bt_margin.modes.valuation import family_size, opening_parts, order_loss, order_price, taker
+from bt_margin.modes.valuation import family_size, order_loss, order_price, taker, value_of
 from bt_margin.rules.book import Rules
 
 
@@ -85,7 +85,7 @@ def check(account: Account, order: Order, market: Market, rules: Rules, *, filli
         if isinstance(closing, Refusal) or not order.instrument.is_option:
             return closing
         return _funds(account, closing, market, rules)
-    before = () if filling else _before(account, order)
+    before = None if filling else _before(account, order)
     refusal = within_tiers(account, order, market, rules, before)
     if refusal is not None and refusal.largest_size:
         largest = min(refusal.largest_size, largest_affordable(account, order, market, rules, before))
@@ -93,21 +93,20 @@ def check(account: Account, order: Order, market: Market, rules: Rules, *, filli
     return refusal or _funds(account, order, market, rules, before)
 
 
-def _before(account: Account, order: Order) -> tuple[Order, ...]:
+def _before(account: Account, order: Order) -> Queue:
     """The resting orders that meet the position before this one."""
-    resting = takewhile(lambda other: other.id != order.id, account.orders.values())
-    return tuple(other for other in resting if other.key == order.key)
+    queue = account.resting.queue(order.key, order.side, order.closes)
+    return queue.before(order.id) if order.id in account.orders else queue
 
 
-def opening(account: Account, order: Order, before: Sequence[Order] = ()) -> float:
+def opening(account: Account, order: Order, before: Queue | None = None) -> float:
     """The part of the order that opens, given the position it meets and the orders that meet it before."""
-    position = account.positions.get(order.key)
-    parts = opening_parts((position,) if position else (), (*before, order))
-    return next((size for other, size in parts if other is order), 0.0)
+    held = account.held_size(order.key)
+    return order.meets(held if before is None else before.leaves(held))[0]
 
 
 def within_tiers(
-    account: Account, order: Order, market: Market, rules: Rules, before: Sequence[Order] = ()
+    account: Account, order: Order, market: Market, rules: Rules, before: Queue | None = None
 ) -> Refusal | None:
     """Position + same-side opening orders + this order may not exceed what the leverage allows (51004)."""
     if order.instrument.is_option:
@@ -127,13 +126,8 @@ def within_tiers(
     loan = spot_margin.loan_of(account, order.key)
     if loan is not None and loan.sign == order.sign:
         held = loan.liability / (price if loan.is_long else 1.0)  # what is borrowed counts, in base coin at the price
-    resting = sum(
-        size
-        for other, size in opening_parts(
-            (position,) if position else (), [o for o in account.orders.values() if o.key == order.key]
-        )
-        if other.side == order.side and other.id != order.id
-    )
+    queue = account.resting.queue(order.key, order.side).opening(account.held_size(order.key))
+    resting = (queue.without(order.id) if order.id in account.orders and order.id in queue.ids else queue).size
     limit = _largest_position(order, price, rules)
     if held + resting + opens > limit * (1 + 1e-12):
         return Refusal(
@@ -144,9 +138,13 @@ def within_tiers(
     if spot or order.margin_mode != "cross":
         return None
     last, family = rules.tiers(order.symbol).rows[-1].max_size, order.instrument.family
-    others = [o for o in account.orders.values() if o.instrument.family == family and o.id != order.id]
     taken = family_size(order.instrument, account.held("cross"))
-    taken += sum(size for o, size in opening_parts(account.held("cross"), others) if o.margin_mode == "cross")
+    there = account.orders.get(order.id)
+    others = account.resting if there is None else account.resting.without(there)
+    for queue in others.queues:
+        head = queue.head
+        if head.margin_mode == "cross" and head.instrument.family == family:
+            taken += queue.opening(account.held_size(head.key)).size
     if taken + opens > last * (1 + 1e-12):
         return Refusal(
             f"{taken + opens:g} contracts of {family}, both sides and orders together, would exceed the last tier's "
@@ -166,7 +164,7 @@ def _largest_position(order: Order, price: float, rules: Rules) -> float:
 
 
 def headroom(
-    account: Account, order: Order | None, market: Market, rules: Rules, currency: str, before: Sequence[Order] = ()
+    account: Account, order: Order | None, market: Market, rules: Rules, currency: str, before: Queue | None = None
 ) -> float:
     """What the currency could still spend with `order` among the resting ones; negative when it could not.
 
@@ -191,16 +189,15 @@ def headroom(
     if order.margin_mode in ("isolated", "cash") or premium:
         spot, isolated, _ = reserved(pool, market, rules)
         fees = sum(
-            float(o.instrument.notional(o.size, order_price(o, market))) * taker(o.instrument, rules)
-            for o in pool.orders
-            if o.margin_mode == "isolated" and o.instrument.is_contract
+            float(value_of(queue, market, taker(queue.head.instrument, rules)))
+            for queue in pool.orders.among(lambda o: o.margin_mode == "isolated" and o.instrument.is_contract).queues
         )
         free = min(free, pool.cash - float(spot) - float(isolated) - fees)
     return free
 
 
 def _funds(
-    account: Account, order: Order, market: Market, rules: Rules, before: Sequence[Order] = ()
+    account: Account, order: Order, market: Market, rules: Rules, before: Queue | None = None
 ) -> Order | Refusal:
     currency = order.currency
     free = headroom(account, order, market, rules, currency, before)
@@ -221,17 +218,17 @@ def _buy_back(account: Account, order: Order, market: Market, rules: Rules) -> f
     position = account.positions.get(order.key)
     if not order.instrument.is_option or order.side != "buy" or position is None or position.size >= 0:
         return 0.0
-    short = options.short_contracts(account.positions.values(), (), order.instrument.family)
+    short = options.short_contracts(account.positions.values(), None, order.instrument.family)
     return float(options.order_margin(order, opening(account, order), short, market, rules))
 
 
-def opening_is_free(account: Account, order: Order, before: Sequence[Order] = ()) -> bool:
+def opening_is_free(account: Account, order: Order, before: Queue | None = None) -> bool:
     """True for derivative orders that only reduce."""
     return not order.is_cash and opening(account, order, before) <= 0
 
 
 def largest_affordable(
-    account: Account, order: Order, market: Market, rules: Rules, before: Sequence[Order] = ()
+    account: Account, order: Order, market: Market, rules: Rules, before: Queue | None = None
 ) -> float:
     """The largest size of this order that funds and leverage limit allow, in whole lots.
 

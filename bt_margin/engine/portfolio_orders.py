@@ -95,8 +95,10 @@ def _within_limit(account: Account, order: Order, rules: Rules) -> Refusal | Non
         return None
     family = order.instrument.family
     held = sum(p.size for p in account.held("cross") if p.instrument.family == family) * order.sign
-    rests = sum(o.size for o in account.orders.values()
-                if o.instrument.family == family and o.side == order.side and o.id != order.id and not o.closes)
+    there = account.orders.get(order.id)
+    others = account.resting if there is None else account.resting.without(there)
+    same = others.among(lambda o: o.instrument.family == family and o.side == order.side and not o.closes)
+    rests = sum(queue.size for queue in same.queues)
     if held + rests + order.size <= most * (1 + 1e-12) or order.closes:
         return None
     return Refusal(f"position would exceed the {most:g} contracts that {family} may hold (51004)",

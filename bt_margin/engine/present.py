@@ -16,6 +16,7 @@ from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.assessment import AccountReport, ratio
 from bt_margin.model.event import Bankrupt, Borrowed, Event, OrdersCancelled, Repaid
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Orders
 from bt_margin.modes import currencies
 from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import account_pools, assess, available, total_equity
@@ -60,9 +61,9 @@ class Present:
         self._market = market
 
     @property
-    def state(self) -> tuple[int, tuple[Order, ...]]:
+    def state(self) -> tuple[int, Orders]:
         """What changes whenever the account does. Orders, not their ids: one may be replaced by another of its id."""
-        return len(self.account.ledger), tuple(self.account.orders.values())
+        return len(self.account.ledger), self.account.resting
 
     def rules_at(self, time: int) -> Rules:
         """The rules in force at a time (ms)."""

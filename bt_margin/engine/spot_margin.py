@@ -25,7 +25,6 @@ from bt_margin.model.market import Market
 from bt_margin.modes import spot_margin
 from bt_margin.modes.assess import account_pools
 from bt_margin.modes.base import judge
-from bt_margin.modes.valuation import opening_parts
 from bt_margin.rules.book import Rules
 
 
@@ -105,8 +104,7 @@ def trade(account: Account, order: Order, price: float, maker: bool, market: Mar
     row = rules.fees("margin")
     rate = row.maker if maker else row.taker
     position = loan_of(account, order.key)
-    parts = opening_parts((position,) if position else (), (order,))
-    opens = 0.0 if order.reduce_only or not parts else parts[0][1]
+    opens = order.meets(account.held_size(order.key))[0]
     closed = pnl = closed_fee = paid = 0.0
     if position is not None and position.sign != order.sign:
         cap = cap_rate(position, account, market, rules) if position.same else 0.0

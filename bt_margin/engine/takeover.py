@@ -47,7 +47,7 @@ def force(account: Account, position: Position, size: float, price: float, marke
         row, coins = rules.option(instrument.base), abs(size) * instrument.contract_size
         worth = coins * float(options.coin_value(instrument, market))
         fee = row.liquidation_fee(worth, notional, taker(instrument, rules))
-        short = options.short_contracts(account.positions.values(), (), instrument.family)
+        short = options.short_contracts(account.positions.values(), None, instrument.family)
         maintenance = float(options.short_maintenance(instrument, market, rules, short)) * abs(size)
         beyond = maintenance - float(instrument.notional(size, market.mark(position.symbol)))
         penalty = max(0.0, beyond) if position.size < 0 else 0.0  # a long has no maintenance margin

@@ -11,6 +11,8 @@ from bt_margin.model.borrowing import Borrowing, SpotUse, owed
 from bt_margin.model.instrument import Instrument, Number
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Order as Order
+from bt_margin.model.orders import Orders
 
 POSITION_MODES = ("net", "hedge")
 MARGIN_MODES = ("cash", "isolated", "cross")
@@ -117,56 +119,6 @@ class Position:
                        realised=realised)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A resting or contemplated order. `size` is positive: contracts, or coins for spot.
-
-    `price` is the limit; None means "at the market". `position_side` is net in one-way mode.
-    """
-
-    id: int
-    instrument: Instrument
-    side: str  # buy | sell
-    size: float
-    price: float | None
-    margin_mode: str  # cash (spot) | cross | isolated
-    position_side: str = "net"
-    leverage: float = 1.0
-    reduce_only: bool = False
-    margin_currency: str = ""  # spot margin: what collateral is posted in
-    reverse: bool = False  # spot margin: what is left of the order after closing opens the other side
-
-    @property
-    def symbol(self) -> str:
-        return self.instrument.symbol
-
-    @property
-    def sign(self) -> int:
-        return 1 if self.side == "buy" else -1
-
-    @property
-    def is_cash(self) -> bool:
-        """True for coins that change hands without any margin."""
-        return self.margin_mode == "cash"
-
-    @property
-    def currency(self) -> str:
-        """The currency the order takes: its settlement or margin currency; in cash what it gives away."""
-        instrument = self.instrument
-        if self.is_cash:
-            return instrument.quote if self.side == "buy" else instrument.base
-        return self.margin_currency or instrument.settle
-
-    @property
-    def key(self) -> PositionKey:
-        return PositionKey(self.instrument.symbol, self.margin_mode, self.position_side)
-
-    @property
-    def closes(self) -> bool:
-        """True when the order can only reduce: reduce-only, or against its side in hedge mode."""
-        return self.reduce_only or (self.position_side, self.side) in (("long", "sell"), ("short", "buy"))
-
-
 _REALISES = (EntryKind.TRADE, EntryKind.FEE, EntryKind.FUNDING, EntryKind.PENALTY, EntryKind.SETTLEMENT)
 
 
@@ -179,7 +131,8 @@ class Account:
         self.position_mode = position_mode
         self.balances: dict[str, float] = {}
         self.positions: dict[PositionKey, Position] = {}
-        self.orders: dict[int, Order] = {}
+        self.orders: dict[int, Order] = {}  # by id
+        self.resting = Orders()  # the same, by queue: a value, another after each change
         self.fund: dict[str, float] = {}
         self.ledger: list[Entry] = []
         self.opening: dict[str, float] = {}
@@ -203,7 +156,7 @@ class Account:
         """The account to try something on: this one stays as it is. Ledger and opening balances do not go along."""
         copy = Account(position_mode=self.position_mode)
         copy.balances, copy.positions = dict(self.balances), dict(self.positions)
-        copy.orders, copy.fund = dict(self.orders), dict(self.fund)
+        copy.orders, copy.resting, copy.fund = dict(self.orders), self.resting, dict(self.fund)
         copy.borrowing, copy.accrued = self.borrowing, dict(self.accrued)
         copy.spot_use = self.spot_use
         return copy
@@ -222,11 +175,22 @@ class Account:
 
     def place(self, order: Order) -> None:
         """Put an order among the resting ones (or replace it, after a partial fill)."""
+        former = self.orders.get(order.id)
+        self.resting = self.resting.plus(order) if former is None else self.resting.exchanged(former, order)
         self.orders[order.id] = order
 
     def withdraw(self, order_id: int) -> Order | None:
         """Take a resting order away; None when it is not there."""
-        return self.orders.pop(order_id, None)
+        order = self.orders.pop(order_id, None)
+        if order is not None:
+            self.resting = self.resting.without(order)
+        return order
+
+    def held_size(self, key: PositionKey) -> float:
+        """Signed size of the position that orders of a key meet; 0.0 where there is none. With two legs orders meet
+        none: one that is against its leg only closes."""
+        position = self.positions.get(key)
+        return 0.0 if position is None or key.side != "net" else position.size
 
     def adopt(self, position: Position) -> None:
         """Take in a position as it stands (the position builder's books start from positions, not trades)."""

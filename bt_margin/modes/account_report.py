@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import AccountTotals, CurrencyReport, OrderReport, PoolReport, ratio, state_of
 from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Orders
 from bt_margin.modes import borrow, currencies, spot_margin
 from bt_margin.modes.base import Judgement, Pool
 from bt_margin.modes.reach import reach
@@ -52,7 +53,7 @@ def collateral(pool: Pool, market: Market, rules: Rules) -> dict[str, Collateral
 
 def coin_prices(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> dict[str, CoinPrices]:
     """By underlying coin of the pool's positions. One coin moves at a time, with everything that is priced in it."""
-    bare = replace(pool, orders=())
+    bare = pool.bare
     rows = {}
     for coin in sorted({p.instrument.base for p in pool.positions if not p.instrument.is_option}):
         trigger = reach(pool, coin, market, rules, lambda j: j.gap)
@@ -147,8 +148,7 @@ def spot_order(pool: Pool, order: Order, market: Market, rules: Rules) -> OrderR
 
     `pool`: the account's, whose other orders rest already.
     """
-    with_it = replace(pool, orders=(*(o for o in pool.orders if o.id != order.id), order))
-    without = replace(pool, orders=tuple(o for o in pool.orders if o.id != order.id))
+    with_it, without = pool.with_order(order), pool.without_order(order.id)
     currency, _ = currencies.given(order, market)
 
     def margin(of: Pool) -> float:
@@ -160,7 +160,7 @@ def spot_order(pool: Pool, order: Order, market: Market, rules: Rules) -> OrderR
 
     rows = currencies.lines(with_it, market, rules)
     counts = rules.multi_currency.order_loss
-    loss = float(currencies.order_loss(rows, (order,), with_it, market, rules)) if counts else 0.0
+    loss = float(currencies.order_loss(rows, Orders.of(order), with_it, market, rules)) if counts else 0.0
     fee = order.size * float(currencies.spot_price(order, market)) * rules.fees("spot").taker
     return OrderReport(
         order.symbol, order.side, order.size, order.price, margin(with_it) - margin(without),

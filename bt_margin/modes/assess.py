@@ -28,7 +28,6 @@ from bt_margin.modes.portfolio import PORTFOLIO
 from bt_margin.modes.valuation import (
     break_even_price,
     held_tier,
-    opening_parts,
     order_loss,
     order_price,
     position_initial,
@@ -259,7 +258,7 @@ def _loan_report(
     trigger = shown = price_at_gap_zero(position, pool, float(judgement.gap), rate, mark)
     bankruptcy = price_at_gap_zero(position, pool, float(judgement.equity), 0.0, mark)
     if position.margin_mode == "cross":
-        bare = replace(pool, orders=())
+        bare = pool.bare
         alone = all(p.symbol == position.symbol for p in pool.positions)
         shown = price_at_gap_zero(position, bare, float(judge(bare, market, rules).gap), rate, mark) if alone else None
     return spot_margin.report(position, pool, judgement, market, rules, trigger, bankruptcy, shown)
@@ -291,9 +290,7 @@ def order_report(
         whole = next((pool for pool in account_pools(account, mode) if pool.holdings is not None), None)
         if whole is not None:
             return account_report.spot_order(whole, order, market, rules)
-    position = account.positions.get(order.key)
-    parts = opening_parts((position,) if position else (), (order,))
-    opening = parts[0][1] if parts else 0.0
+    opening = order.meets(account.held_size(order.key))[0]
     value = float(order.instrument.notional(opening, order_price(order, market)))
     spot = order.is_cash
     if order.instrument.is_option:
@@ -318,8 +315,9 @@ def order_report(
 def _option_order_report(
     account: Account, order: Order, opening: float, market: Market, rules: Rules
 ) -> OrderReport:
-    orders = (*(o for o in account.orders.values() if o.id != order.id), order)
-    short = options.short_contracts(account.positions.values(), orders, order.instrument.family)
+    there = account.orders.get(order.id)
+    others = account.resting if there is None else account.resting.without(there)
+    short = options.short_contracts(account.positions.values(), others.plus(order), order.instrument.family)
     price = float(market.last(order.symbol)) if order.price is None else order.price
     given = float(options.order_premium(order, opening, market)) if order.side == "buy" else 0.0
     fee = options.trading_fee(order.instrument, opening, price, taker(order.instrument, rules), market, rules)

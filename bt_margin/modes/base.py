@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.account import Account, Position
 from bt_margin.model.assessment import Charge
 from bt_margin.model.borrowing import Holdings
 from bt_margin.model.instrument import Number
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Order, Orders
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -34,7 +35,7 @@ class Pool:
     currency: str
     cash: float
     positions: tuple[Position, ...]
-    orders: tuple[Order, ...] = ()
+    orders: Orders = field(default_factory=Orders)
     holdings: Holdings | None = None
 
     @property
@@ -49,6 +50,20 @@ class Pool:
     def needs_margin(self) -> bool:
         """True while it has positions that need margin: long options do not, where they are no part of a unit."""
         return any(not p.instrument.is_option or p.size < 0 for p in self.positions)
+
+    def without_order(self, order_id: int) -> Pool:
+        """The pool without an order, if it is there."""
+        there = self.orders.find(order_id)
+        return self if there is None else replace(self, orders=self.orders.without(there))
+
+    def with_order(self, order: Order) -> Pool:
+        """The pool with an order behind all others, its former self not among them."""
+        return replace(self, orders=self.without_order(order.id).orders.plus(order))
+
+    @property
+    def bare(self) -> Pool:
+        """The pool without its orders."""
+        return replace(self, orders=Orders()) if self.orders else self
 
     def without(self, key: PositionKey, size: float, market: Market | None = None) -> Pool:
         """The pool after `size` (signed change) of one position came off: a what-if, not a booking.

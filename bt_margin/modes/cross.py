@@ -6,23 +6,25 @@ Sources: rule book section 2; recorded replies RATIO-PEND-*, TIER-PEND-*, CROSS-
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bt_margin.model.account import Account, Order, Position
+import numpy as np
+
+from bt_margin.model.account import Account
 from bt_margin.model.assessment import Charge
 from bt_margin.model.instrument import Number
-from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import ladder, options, spot_margin
 from bt_margin.modes.base import MarginMode, Pool
 from bt_margin.modes.valuation import (
     exposures,
-    opening_parts,
+    margin_of,
+    opening_queues,
     order_initial,
-    order_price,
     taker,
+    value_of,
 )
 
 if TYPE_CHECKING:
@@ -32,13 +34,12 @@ if TYPE_CHECKING:
 def pools(account: Account) -> Iterable[Pool]:
     """One pool per currency that has cash, cross positions or orders; a coin backs only what settles in it."""
     positions = tuple(account.held("cross"))
-    isolated = {key: position for key, position in account.positions.items() if key.margin_mode == "isolated"}
-    orders = tuple(with_opening_parts(account.orders.values(), isolated))
+    orders = pooled_orders(account)
     currencies = {
         *account.balances,
         *(position.currency for position in positions),
         *(loan.debt_currency for loan in spot_margin.loans(account.positions.values())),
-        *(order.currency for order in orders),
+        *orders.currencies(),
     }
     for currency in sorted(currencies):
         yield Pool(
@@ -47,21 +48,19 @@ def pools(account: Account) -> Iterable[Pool]:
             currency,
             account.balance(currency),
             tuple(p for p in positions if p.currency == currency),
-            tuple(o for o in orders if o.currency == currency),
+            orders.paid_in(currency),
         )
 
 
-def with_opening_parts(orders: Iterable[Order], isolated: Mapping[PositionKey, Position]) -> Iterator[Order]:
-    """The orders, isolated ones cut to what they open beyond their own positions, which other pools hold: for that
-    they reserve cash. Of several against one position, each finds what the earlier ones left of it."""
-    orders = tuple(orders)
-    opens = {o.id: size for o, size in opening_parts(
-        isolated.values(), (o for o in orders if o.margin_mode == "isolated"))}
-    for order in orders:
-        if order.margin_mode != "isolated":
-            yield order
-        elif order.id in opens:
-            yield replace(order, size=opens[order.id])
+def pooled_orders(account: Account) -> Orders:
+    """The orders of an account, isolated ones cut to what they open beyond their own positions, which other pools hold:
+    for that they reserve cash. Of several against one position, each finds what the earlier ones left of it."""
+
+    def part(queue: Queue) -> Queue:
+        head = queue.head
+        return queue.opening(account.held_size(head.key)) if head.margin_mode == "isolated" else queue
+
+    return account.resting.each(part)
 
 
 def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, Number]:
@@ -73,42 +72,38 @@ def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, 
     spot: Number = 0.0
     isolated: Number = 0.0
     fees: Number = 0.0
-    for order in pool.orders:
-        if order.instrument.is_option:
-            given, margin, fee = _option_order(pool, order, market, rules)
+    for queue in pool.orders.queues:
+        head = queue.head
+        if head.instrument.is_option:
+            given, margin, fee = option_orders(pool, queue, market, rules)
             spot, fees = spot + given, fees + fee
-            isolated = isolated + (margin if order.margin_mode == "isolated" else 0.0)
-        elif order.instrument.is_spot and not order.is_cash:
-            if order.margin_mode == "isolated" and not order.closes:  # its fee comes out of what it receives
-                isolated = isolated + spot_margin.order_margin(order, order.size, market)
-        elif order.is_cash:
-            spot = spot + (order.size if order.side == "sell" else order.size * order_price(order, market))
-        elif order.margin_mode == "isolated" and not order.closes:
-            value = order.instrument.notional(order.size, order_price(order, market))
-            isolated = isolated + value / order.leverage
-            fees = fees + value * taker(order.instrument, rules)
-    for order, size in opening_parts(pool.positions, _cross_orders(pool)):
-        if order.instrument.is_option or order.instrument.is_spot:
-            continue
-        value = order.instrument.notional(size, order_price(order, market))
-        fees = fees + value * taker(order.instrument, rules)
+            isolated = isolated + (margin if head.margin_mode == "isolated" else 0.0)
+        elif head.is_cash:
+            spot = spot + (queue.size if head.side == "sell" else value_of(queue, market))
+        elif head.margin_mode == "isolated" and not head.closes:
+            if head.instrument.is_spot:  # its fee comes out of what it receives
+                isolated = isolated + spot_margin.orders_margin(queue, market)
+            else:
+                isolated = isolated + margin_of(queue, market)
+                fees = fees + value_of(queue, market, taker(head.instrument, rules))
+    contracts = pool.orders.among(lambda order: order.margin_mode == "cross" and order.instrument.is_contract)
+    for queue in opening_queues(pool.positions, contracts.queues):
+        fees = fees + value_of(queue, market, taker(queue.head.instrument, rules))
     return spot, isolated, fees
 
 
-def _option_order(pool: Pool, order: Order, market: Market, rules: Rules) -> tuple[Number, Number, Number]:
-    """(premium given, margin, fee) of one option order; closing sells reserve nothing."""
-    instrument = order.instrument
-    parts = opening_parts([p for p in pool.positions if p.key == order.key], (order,))
-    opens = parts[0][1] if parts else 0.0
-    short = options.short_contracts(pool.positions, pool.orders, instrument.family)
-    given: Number = options.order_premium(order, opens, market) if order.side == "buy" else 0.0
-    margin = options.order_margin(order, opens, short, market, rules)
-    price = market.last(order.symbol) if order.price is None else order.price
-    return given, margin, options.trading_fee(instrument, opens, price, taker(instrument, rules), market, rules)
+def option_orders(pool: Pool, queue: Queue, market: Market, rules: Rules) -> tuple[Number, Number, Number]:
+    """(premiums given, margin, fees) of a queue of option orders, each by itself against the position; closing sells
+    reserve nothing."""
+    head, held = queue.head, sum(p.size for p in pool.positions if p.key == queue.head.key)
+    short = options.short_contracts(pool.positions, pool.orders, head.instrument.family)
+    opens = queue.sizes if held * head.sign >= 0 and not head.closes else np.array(
+        [order.meets(held)[0] for order in queue.orders])
+    return options.reserved(queue, opens, short, market, rules)
 
 
-def _cross_orders(pool: Pool) -> tuple[Order, ...]:
-    return tuple(order for order in pool.orders if order.margin_mode == "cross")
+def _cross_orders(pool: Pool) -> Orders:
+    return pool.orders.among(lambda order: order.margin_mode == "cross")
 
 
 def backing(pool: Pool, market: Market) -> Number:
@@ -145,8 +140,8 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
             short = options.short_contracts(pool.positions, pool.orders, instrument.family)
             for position in exposure.positions:
                 rows += options.charge(position, market, rules, short)
-            for order in exposure.orders:
-                margin = _option_order(pool, order, market, rules)[1]
+            for queue in exposure.orders:
+                margin = option_orders(pool, queue, market, rules)[1]
                 rows.append(Charge("order margin", instrument.symbol, margin, 0.0, 0.0))
             continue
         if instrument.is_spot:
@@ -182,7 +177,7 @@ def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, .
     """
     if float(early_spare(pool, market, rules)) >= 0:
         return ()
-    return tuple(order.id for order in pool.orders if not order.closes)
+    return tuple(order.id for order in pool.orders.among(lambda order: not order.closes))
 
 
 def early_spare(pool: Pool, market: Market, rules: Rules) -> Number:

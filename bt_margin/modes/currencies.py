@@ -13,6 +13,7 @@ from bt_margin.model.account import Account, Order
 from bt_margin.model.borrowing import Holdings
 from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere, larger, smaller
+from bt_margin.model.orders import Orders, Queue, added
 from bt_margin.modes import borrow, cross, options, spot_margin
 from bt_margin.modes.base import Pool
 
@@ -87,19 +88,19 @@ def spot_price(order: Order, market: Market) -> Number:
     return market.last(order.symbol) if order.price is None else order.price
 
 
+def given_in(order: Order) -> str:
+    """The currency that a spot order gives away."""
+    return order.instrument.base if order.side == "sell" else order.instrument.quote
+
+
 def given(order: Order, market: Market) -> tuple[str, Number]:
     """What a spot order gives away: (currency, amount)."""
-    if order.side == "sell":
-        return order.instrument.base, order.size
-    return order.instrument.quote, order.size * spot_price(order, market)
+    return given_in(order), order.size if order.side == "sell" else order.size * spot_price(order, market)
 
 
-def taken(order: Order, market: Market, rules: Rules) -> tuple[str, Number]:
-    """What a spot order brings in, after its taker fee."""
-    kept = 1.0 - rules.fees("spot").taker
-    if order.side == "sell":
-        return order.instrument.quote, order.size * spot_price(order, market) * kept
-    return order.instrument.base, order.size * kept
+def worth(queue: Queue, market: Market) -> Number:
+    """What the coins of a queue of spot orders cost at its prices, in quote coin."""
+    return added(lambda price, size: size * price, queue.limits(market), queue.sizes)
 
 
 def part(pool: Pool, currency: str) -> Pool:
@@ -107,7 +108,7 @@ def part(pool: Pool, currency: str) -> Pool:
     return Pool(
         currency, cross.CROSS, currency, of(pool).balances.get(currency, 0.0),
         tuple(p for p in pool.positions if p.currency == currency),
-        tuple(o for o in pool.orders if not o.instrument.is_spot and o.instrument.settle == currency),
+        pool.orders.among(lambda o: not o.instrument.is_spot and o.instrument.settle == currency),
     )
 
 
@@ -132,15 +133,17 @@ def _lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
     money = of(pool)
     spot: dict[str, Number] = {}
     isolated: dict[str, Number] = {}
-    for order in pool.orders:
-        if trades_coins(order):
-            currency, amount = given(order, market)
-            spot[currency] = spot.get(currency, 0.0) + amount
-        elif order.instrument.is_spot and not order.closes:
-            amount = spot_margin.order_margin(order, order.size, market)
-            isolated[order.currency] = isolated.get(order.currency, 0.0) + amount
-    settled = {*(p.currency for p in pool.positions),
-               *(o.instrument.settle for o in pool.orders if not o.instrument.is_spot)}
+    settled = {position.currency for position in pool.positions}
+    for queue in pool.orders.queues:
+        head = queue.head
+        if not head.instrument.is_spot:
+            settled.add(head.instrument.settle)
+        elif trades_coins(head):
+            amount = queue.size if head.side == "sell" else worth(queue, market)
+            spot[given_in(head)] = spot.get(given_in(head), 0.0) + amount
+        elif not head.closes:
+            for currency, paid in queue.by_currency():
+                isolated[currency] = isolated.get(currency, 0.0) + spot_margin.orders_margin(paid, market)
     names = {*(c for c, x in (*money.balances.items(), *money.accrued.items()) if x), *spot, *isolated, *settled}
     rows = []
     for name in sorted(names):
@@ -153,8 +156,8 @@ def _lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
         if sub.orders:
             _, more, fees = cross.reserved(sub, market, rules)
             held = held + more
-            buys = [o for o in sub.orders if o.instrument.is_option and o.side == "buy"]
-            premiums = sum((options.order_premium(o, o.size, market) for o in buys), 0.0)
+            buys = sub.orders.among(lambda o: o.instrument.is_option and o.side == "buy")
+            premiums = sum((options.premiums(queue, queue.sizes, market) for queue in buys.queues), 0.0)
         cash, accrued = money.balances.get(name, 0.0), money.accrued.get(name, 0.0)
         counted = value if sub.positions and _backs(money, rules) else 0.0
         rows.append(
@@ -186,17 +189,21 @@ def costs_interest(line: Line) -> bool:
     return line.cash < 0 or anywhere(line.cash - line.accrued + line.unrealised < 0)
 
 
-def order_loss(rows: Iterable[Line], orders: Iterable[Order], pool: Pool, market: Market, rules: Rules) -> Number:
+def order_loss(rows: Iterable[Line], orders: Orders, pool: Pool, market: Market, rules: Rules) -> Number:
     """What adjusted equity would fall by if the resting spot orders were filled at their prices: USD, zero or more.
 
     The term is the venue's, its evaluation inferred: all orders together, discount tiers judged anew (section 2).
     """
     moves: dict[str, Number] = {}
-    for order in orders:
-        if trades_coins(order):
-            out, into = given(order, market), taken(order, market, rules)
-            moves[out[0]] = moves.get(out[0], 0.0) - out[1]
-            moves[into[0]] = moves.get(into[0], 0.0) + into[1]
+    for queue in orders.queues:
+        if trades_coins(queue.head):
+            pair, cost = queue.head.instrument, worth(queue, market)
+            kept = 1.0 - rules.fees("spot").taker  # of what comes in
+            flows = {pair.base: queue.size * kept, pair.quote: -cost}
+            if queue.head.side == "sell":
+                flows = {pair.base: -queue.size, pair.quote: cost * kept}
+            for currency, amount in flows.items():
+                moves[currency] = moves.get(currency, 0.0) + amount
     if not moves:
         return 0.0
     off, now = of(pool).borrowing.collateral_off, {row.currency: row for row in rows}

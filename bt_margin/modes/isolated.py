@@ -30,10 +30,8 @@ def pool_name(position: Position) -> str:
 def pools(account: Account) -> Iterable[Pool]:
     """One pool per isolated position; its resting orders go when it is in breach."""
     for position in account.held("isolated"):
-        orders = tuple(o for o in account.orders.values() if o.key == position.key)
-        yield Pool(
-            pool_name(position), ISOLATED, position.currency, position.margin, (position,), orders
-        )
+        yield Pool(pool_name(position), ISOLATED, position.currency, position.margin, (position,),
+                   account.resting.of_key(position.key))
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:
@@ -46,7 +44,7 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     position = pool.positions[0]
     if position.instrument.is_option:
         family = position.instrument.family
-        return options.charge(position, market, rules, options.short_contracts(pool.positions, (), family))
+        return options.charge(position, market, rules, options.short_contracts(pool.positions, None, family))
     if isinstance(position, MarginPosition):
         return (spot_margin.charge(position, market, rules),)
     tier = rules.tiers(position.symbol).at(position.size)

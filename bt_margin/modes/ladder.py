@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from bt_margin.model.account import Position
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Queue
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
-from bt_margin.modes.valuation import forced_size, opening_parts
+from bt_margin.modes.valuation import forced_size
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -25,11 +26,15 @@ def cancel_orders(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, 
     An isolated position loses all its orders (rule book section 7: isolated, at 100 %); spot orders of an account pool
     go, as they may borrow.
     """
-    opening = {order.id for order, _ in opening_parts(pool.positions, pool.orders)}
-    every = pool.mode.name == "isolated"
-    spot = pool.holdings is not None
-    going = tuple(o.id for o in pool.orders
-                  if every or o.id in opening or o.is_cash or (spot and o.instrument.is_spot))
+    net = {position.key: position.size for position in pool.positions if position.side == "net"}
+
+    def going_of(queue: Queue) -> Queue:
+        head = queue.head
+        if pool.mode.name == "isolated" or head.is_cash or (pool.holdings is not None and head.instrument.is_spot):
+            return queue
+        return queue.opening(net.get(head.key, 0.0))
+
+    going = tuple(order.id for order in pool.orders.each(going_of))
     return (CancelOrders(going),) if going else ()
 
 

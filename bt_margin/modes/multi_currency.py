@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bt_margin.errors import NotSupported
-from bt_margin.model.account import Account, Order
+from bt_margin.model.account import Account
 from bt_margin.model.assessment import Charge
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere, smaller
+from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import borrow, conversion, cross, currencies, ladder
 from bt_margin.modes.base import MarginMode, Pool, judge
 
@@ -38,9 +39,7 @@ def pools(account: Account) -> Iterable[Pool]:
                 f"{position.symbol}: multi-currency margin has no cross loans, a debt is a negative balance; "
                 "put its assets and its liability among the balances"
             )
-    isolated = {key: position for key, position in account.positions.items() if key.margin_mode == "isolated"}
-    orders = tuple(cross.with_opening_parts(account.orders.values(), isolated))
-    yield Pool(NAME, MULTI_CURRENCY, "USD", 0.0, positions, orders, currencies.holdings(account))
+    yield Pool(NAME, MULTI_CURRENCY, "USD", 0.0, positions, cross.pooled_orders(account), currencies.holdings(account))
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:
@@ -77,9 +76,12 @@ def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, .
         return tuple(order.id for order in _adding(pool))
     auto = currencies.of(pool).borrowing.auto
     short = {currency for currency, spare in by_currency.items() if float(spare) < 0}
-    return tuple(order.id for order in pool.orders if _paid_in(order, market, auto) in short)
 
+    def going(queue: Queue) -> Queue | None:
+        asked = _paid_in(queue, auto)
+        return queue if asked and asked <= short else queue.only(short) if asked & short else None
 
+    return tuple(order.id for order in pool.orders.each(going))
 def early_spare(pool: Pool, market: Market, rules: Rules) -> Number:
     """How far the tests of `early_cancellation` are from failing, the nearest of them; infinity where none is made."""
     account, by_currency = _spares(pool, market, rules)
@@ -97,7 +99,7 @@ def _spares(pool: Pool, market: Market, rules: Rules) -> tuple[Number, dict[str,
         needs = judged.maintenance + sum(row.fees * row.usd for row in rows)
         needs = needs + sum(row.initial for row in judged.charges if row.name == "order margin")
         account = judged.equity - needs
-    asked = {_paid_in(order, market, auto) for order in pool.orders}
+    asked = {currency for queue in pool.orders.queues for currency in _paid_in(queue, auto)}
     found: dict[str, Number] = {}
     for row in rows:
         if row.currency in asked:  # with auto-borrow, what spot orders give and fees may be borrowed
@@ -110,17 +112,18 @@ def _spares(pool: Pool, market: Market, rules: Rules) -> tuple[Number, dict[str,
     return account, found
 
 
-def _adding(pool: Pool) -> list[Order]:
+def _adding(pool: Pool) -> Orders:
     """The orders that could add to what is required."""
-    return [order for order in pool.orders if not order.closes and order.margin_mode != "isolated"]
+    return pool.orders.among(lambda order: not order.closes and order.margin_mode != "isolated")
 
 
-def _paid_in(order: Order, market: Market, auto: bool) -> str:
-    """The currency whose balance an order has to find there, "" for one that needs none."""
-    if currencies.trades_coins(order):
-        return "" if auto and not order.is_cash else currencies.given(order, market)[0]
-    buys = order.instrument.is_option and order.side == "buy"
-    return order.currency if not order.closes and (order.margin_mode == "isolated" or buys) else ""
+def _paid_in(queue: Queue, auto: bool) -> frozenset[str]:
+    """The currencies whose balance the orders of a queue have to find there."""
+    head = queue.head
+    if currencies.trades_coins(head):
+        return frozenset() if auto and not head.is_cash else frozenset({currencies.given_in(head)})
+    buys = head.instrument.is_option and head.side == "buy"
+    return queue.currencies if not head.closes and (head.margin_mode == "isolated" or buys) else frozenset()
 
 
 def risk_band(margin_ratio: float) -> str:

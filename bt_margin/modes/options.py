@@ -5,7 +5,7 @@ Longs have paid their premium and need nothing. Source: rule book section 3.3; t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from bt_margin.model.account import Order, Position
 from bt_margin.model.assessment import Charge, PositionReport, ratio
 from bt_margin.model.instrument import Instrument, Number
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Array, Orders, Queue, added
 from bt_margin.risk import black, option_margin
 
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ def years_left(instrument: Instrument, clock: Number) -> Number:
     return years if isinstance(years, np.ndarray) else float(years)
 
 
-def short_contracts(positions: Iterable[Position], orders: Iterable[Order], family: str) -> float:
+def short_contracts(positions: Iterable[Position], orders: Orders | None, family: str) -> float:
     """What sets a seller's margin factor: all short positions and sell orders of the family (rule book 3.3)."""
     held = sum(-p.size for p in positions if p.instrument.family == family and p.size < 0)
-    return held + sum(o.size for o in orders if o.instrument.family == family and o.side == "sell" and not o.closes)
+    for queue in orders.queues if orders is not None else ():
+        head = queue.head
+        if head.instrument.family == family and head.side == "sell" and not head.closes:
+            held += queue.size
+    return held
 
 
 def short_initial(instrument: Instrument, market: Market, rules: Rules, short: float) -> Number:
@@ -93,27 +98,52 @@ def order_premium(order: Order, size: float, market: Market) -> Number:
     return order.instrument.notional(size, price)
 
 
+def premiums(queue: Queue, sizes: Array, market: Market) -> Number:
+    """What a queue of orders gives away for so many contracts each, (orders,)."""
+    return added(lambda price, size: queue.head.instrument.notional(size, price), queue.limits(market), sizes)
+
+
 def order_margin(order: Order, opens: float, short: float, market: Market, rules: Rules) -> Number:
     """Margin an order reserves on top of positions: selling to open max(IM - price, min); buying a short back
     max(price - IM, 0); its premium, when it buys to open, is reserved apart (rule book 3.3)."""
-    instrument, row = order.instrument, rules.option(order.instrument.base)
     price = market.last(order.symbol) if order.price is None else order.price
+    return _order_margin(order, short, market, rules)(price, order.size, opens)
+
+
+def _order_margin(
+    head: Order, short: float, market: Market, rules: Rules
+) -> Callable[[Number, Number, Number], Number]:
+    """(price, size, what of it opens) -> margin, of orders like this one."""
+    instrument, row = head.instrument, rules.option(head.instrument.base)
     initial = short_initial(instrument, market, rules, short) / instrument.contract_size
-    fee = rules.fees("option").taker * coin_value(instrument, market) if row.charges_fee_in_orders else 0.0
-    if order.side == "sell":
-        per_coin: Number = option_margin.sell_order_margin(
-            initial, price, min_order=row.min_order, unit=coin_value(instrument, market), fee=fee
-        )
+    unit = coin_value(instrument, market)
+    fee = rules.fees("option").taker * unit if row.charges_fee_in_orders else 0.0
+
+    def sell(price: Number, size: Number, opens: Number) -> Number:
+        per_coin: Number = option_margin.sell_order_margin(initial, price, min_order=row.min_order, unit=unit, fee=fee)
         return per_coin * opens * instrument.contract_size
-    back: Number = option_margin.buy_to_close_margin(initial, price, fee=fee)
-    return back * (order.size - opens) * instrument.contract_size
+
+    def buy(price: Number, size: Number, opens: Number) -> Number:
+        back: Number = option_margin.buy_to_close_margin(initial, price, fee=fee)
+        return back * (size - opens) * instrument.contract_size
+
+    return sell if head.side == "sell" else buy
+
+
+def reserved(queue: Queue, opens: Array, short: float, market: Market, rules: Rules) -> tuple[Number, Number, Number]:
+    """(premiums given, margin, fees) of a queue of orders, of which so much opens: (orders,)."""
+    head, prices, rate = queue.head, queue.limits(market), rules.fees("option").taker
+    given = premiums(queue, opens, market) if head.side == "buy" else 0.0
+    margin = added(_order_margin(head, short, market, rules), prices, queue.sizes, opens)
+    fees = added(lambda price, size: trading_fee(head.instrument, size, price, rate, market, rules), prices, opens)
+    return given, margin, fees
 
 
 def report(position: Position, pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> PositionReport:
     """An option's row. Greeks are position totals of the BS set (`_pa`: the PA set), at the vol its mark implies."""
     instrument = position.instrument
     mark, units = float(market.mark(position.symbol)), position.size * instrument.contract_size
-    short = short_contracts(pool.positions, (), instrument.family)
+    short = short_contracts(pool.positions, None, instrument.family)
     rows = charge(position, market, rules, short)
     initial, maintenance, fee = (
         (float(rows[0].initial), float(rows[0].maintenance), float(rows[0].fee)) if rows else (0.0, 0.0, 0.0)

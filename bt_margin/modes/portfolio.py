@@ -41,10 +41,8 @@ def pools(account: Account) -> Iterable[Pool]:
             )
         if position.side != "net":
             raise NotSupported(f"{position.symbol}: portfolio margin is one-way; give position_side net")
-    isolated = {key: position for key, position in account.positions.items() if key.margin_mode == "isolated"}
-    orders = tuple(cross.with_opening_parts(account.orders.values(), isolated))
     money = replace(currencies.holdings(account), spot_use=account.spot_use, option_value=True)
-    yield Pool(NAME, PORTFOLIO, "USD", 0.0, positions, orders, money)
+    yield Pool(NAME, PORTFOLIO, "USD", 0.0, positions, cross.pooled_orders(account), money)
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:

@@ -119,8 +119,7 @@ def order(pool: Pool, order: Order, market: Market, rules: Rules) -> OrderReport
 
     `pool`: the account's, whose other orders rest already. Spot orders tell what they would lose when filled, too.
     """
-    others = tuple(o for o in pool.orders if o.id != order.id)
-    with_it, without = replace(pool, orders=(*others, order)), replace(pool, orders=others)
+    with_it, without = pool.with_order(order), pool.without_order(order.id)
     adds = float(judge(with_it, market, rules).initial) - float(judge(without, market, rules).initial)
     instrument = order.instrument
     if instrument.is_spot:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bt_margin.model.account import Order, Position
 from bt_margin.model.instrument import Instrument
+from bt_margin.model.orders import Queue, running
 from bt_margin.modes import currencies
 from bt_margin.modes.base import Pool
 from bt_margin.modes.columns import Held, settlement
@@ -28,9 +29,9 @@ class RiskUnit:
     name: str
     base: str
     positions: tuple[Position, ...]
-    orders: tuple[Order, ...]
+    orders: tuple[Queue, ...]
     spot: bool
-    spot_orders: tuple[Order, ...]
+    spot_orders: tuple[Queue, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +51,21 @@ def risk_units(pool: Pool, rules: Rules) -> tuple[RiskUnit, ...]:
     """The units of an account, by name; coins without contracts or options make none."""
     choices = currencies.of(pool).spot_use.unit
     positions: dict[str, list[Position]] = {}
-    orders: dict[str, list[Order]] = {}
+    orders: dict[str, list[Queue]] = {}
     bases: dict[str, str] = {}
     for position in pool.positions:
         name = unit_name(position.instrument, rules.portfolio(position.instrument.base).units)
         positions.setdefault(name, []).append(position)
         bases[name] = position.instrument.base
-    spot: dict[str, list[Order]] = {}
-    for order in pool.orders:
-        base = order.instrument.base
-        if order.instrument.is_spot:
-            if currencies.trades_coins(order):
-                spot.setdefault(base, []).append(order)
-        elif order.margin_mode == "cross" and not order.closes:
-            name = unit_name(order.instrument, rules.portfolio(base).units)
-            orders.setdefault(name, []).append(order)
+    spot: dict[str, list[Queue]] = {}
+    for queue in pool.orders.queues:
+        head, base = queue.head, queue.head.instrument.base
+        if head.instrument.is_spot:
+            if currencies.trades_coins(head):
+                spot.setdefault(base, []).append(queue)
+        elif head.margin_mode == "cross" and not head.closes:
+            name = unit_name(head.instrument, rules.portfolio(base).units)
+            orders.setdefault(name, []).append(queue)
             bases[name] = base
     found = []
     for name, base in sorted(bases.items()):
@@ -96,8 +97,8 @@ def fillings(unit: RiskUnit, rules: Rules) -> tuple[Filling, ...]:
         sides = ((1.0,), (-1.0,))
     found = [now]
     for signs in sides:
-        filled = tuple(o for o in unit.orders if _delta_sign(o) in signs)
-        coins = sum(o.sign * o.size for o in unit.spot_orders if o.sign in signs)
+        filled = tuple(queue for queue in unit.orders if _delta_sign(queue.head) in signs)
+        coins = sum(queue.head.sign * queue.size for queue in unit.spot_orders if queue.head.sign in signs)
         if filled or coins:
             found.append(Filling(_net(unit.positions, filled), coins))
     return tuple(found)
@@ -108,13 +109,15 @@ def _delta_sign(order: Order) -> float:
     return float(-order.sign if put else order.sign)
 
 
-def _net(positions: Iterable[Position], orders: Iterable[Order] = ()) -> tuple[Held, ...]:
+def _net(positions: Iterable[Position], orders: Iterable[Queue] = ()) -> tuple[Held, ...]:
     """Contracts by instrument, in symbol order: two entries of one contract are one."""
     sizes: dict[str, float] = {}
     instruments: dict[str, Instrument] = {}
-    for instrument, size in (
-        *((p.instrument, p.size) for p in positions), *((o.instrument, o.sign * o.size) for o in orders)
-    ):
-        instruments[instrument.symbol] = instrument
-        sizes[instrument.symbol] = sizes.get(instrument.symbol, 0.0) + size
+    for position in positions:
+        instruments[position.symbol] = position.instrument
+        sizes[position.symbol] = sizes.get(position.symbol, 0.0) + position.size
+    for queue in orders:
+        head = queue.head
+        instruments[head.symbol] = head.instrument
+        sizes[head.symbol] = running(head.sign * queue.sizes, sizes.get(head.symbol, 0.0))
     return tuple((instruments[symbol], size) for symbol, size in sorted(sizes.items()) if size)

@@ -16,6 +16,8 @@ from bt_margin.model.assessment import Charge, PositionReport, ratio
 from bt_margin.model.instrument import Instrument, Number
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.number import anywhere
+from bt_margin.model.orders import Queue, added
 
 if TYPE_CHECKING:
     from bt_margin.modes.base import Judgement, Pool
@@ -105,8 +107,18 @@ def order_margin(order: Order, size: float, market: Market) -> Number:
     return worth / order.leverage
 
 
-def order_charges(opening: Iterable[tuple[Order, float]], positions: Iterable[Position],
-                  market: Market) -> tuple[Charge, ...]:
+def orders_margin(queue: Queue, market: Market, freed: Number = 0.0) -> Number:
+    """`order_margin` of a queue's orders as far as each is beyond what it frees; they are margined in one currency."""
+    in_base = queue.head.currency == queue.head.instrument.base
+
+    def each(price: Number, size: Number, leverage: float) -> Number:
+        margin = (size if in_base else size * price) / leverage
+        return np.maximum(0.0, margin - freed) if anywhere(freed != 0.0) else margin
+
+    return added(each, queue.limits(market), queue.sizes, queue.leverages)
+
+
+def order_charges(opening: Iterable[Queue], positions: Iterable[Position], market: Market) -> tuple[Charge, ...]:
     """What resting cross orders reserve. They borrow nothing yet, so there is nothing to maintain.
 
     An order that reverses a position needs what goes beyond the margin the position sets free (by the same logic as
@@ -114,12 +126,12 @@ def order_charges(opening: Iterable[tuple[Order, float]], positions: Iterable[Po
     """
     held = {position.key: position for position in loans(positions)}
     rows = []
-    for order, size in opening:
-        margin = order_margin(order, size, market)
-        position = held.get(order.key)
-        if position is not None and position.sign != order.sign:
-            margin = np.maximum(0.0, margin - position.notional(market) / position.leverage)
-        rows.append(Charge("order margin", order.symbol, margin, 0.0, 0.0))
+    for queue in opening:
+        position = held.get(queue.head.key)
+        freed: Number = 0.0
+        if position is not None and position.sign != queue.head.sign:
+            freed = position.notional(market) / position.leverage
+        rows.append(Charge("order margin", queue.head.symbol, orders_margin(queue, market, freed), 0.0, 0.0))
     return tuple(rows)
 
 

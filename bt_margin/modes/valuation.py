@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bt_margin.model.account import Order, Position
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.model.number import Number, larger
+from bt_margin.model.number import Number, anywhere, larger
+from bt_margin.model.orders import Array, Orders, Queue, added
 from bt_margin.modes import spot_margin
 
 if TYPE_CHECKING:
@@ -46,8 +49,8 @@ class Exposure:
 
     instrument: Instrument
     positions: tuple[Position, ...]
-    orders: tuple[Order, ...]  # all that are not closing ones, whole
-    opening: tuple[tuple[Order, float], ...]  # an order and the part of it that opens
+    orders: tuple[Queue, ...]  # all that are not closing ones, whole
+    opening: tuple[Queue, ...]  # what of them opens
 
     @property
     def held(self) -> float:
@@ -55,53 +58,67 @@ class Exposure:
 
     @property
     def pending(self) -> float:
-        return sum(size for _, size in self.opening)
+        return sum(queue.size for queue in self.opening)
 
 
-def exposures(positions: Iterable[Position], orders: Iterable[Order]) -> tuple[Exposure, ...]:
+def exposures(positions: Iterable[Position], orders: Orders) -> tuple[Exposure, ...]:
     """Group a pool's positions and orders by instrument, in symbol order."""
     held: dict[str, list[Position]] = {}
-    resting: dict[str, list[Order]] = {}
+    resting: dict[str, list[Queue]] = {}
     instruments: dict[str, Instrument] = {}
     for position in positions:
         held.setdefault(position.symbol, []).append(position)
         instruments[position.symbol] = position.instrument
-    for order in orders:
-        resting.setdefault(order.symbol, []).append(order)
-        instruments.setdefault(order.symbol, order.instrument)
+    for queue in orders.queues:
+        resting.setdefault(queue.head.symbol, []).append(queue)
+        instruments.setdefault(queue.head.symbol, queue.head.instrument)
     return tuple(
         Exposure(
             instruments[symbol],
             tuple(held.get(symbol, ())),
-            tuple(order for order in resting.get(symbol, ()) if not order.closes),
-            opening_parts(held.get(symbol, ()), resting.get(symbol, ())),
+            tuple(queue for queue in resting.get(symbol, ()) if not queue.head.closes),
+            opening_queues(held.get(symbol, ()), resting.get(symbol, ())),
         )
         for symbol in sorted(instruments)
     )
 
 
-def opening_parts(positions: Iterable[Position], orders: Iterable[Order]) -> tuple[tuple[Order, float], ...]:
-    """The opening part of each order, in order of arrival.
-
-    Closing orders open nothing. In one-way mode an order against the position first uses the position up (what
-    earlier orders already use up is not used twice); only what goes through it opens (rule DEMO-ORDER-FREEZE-RULES).
-    """
+def opening_queues(positions: Iterable[Position], queues: Iterable[Queue]) -> tuple[Queue, ...]:
+    """What opens of some queues: each meets its position, if that is among these."""
     net = {position.key: position.size for position in positions if position.side == "net"}
-    parts = []
-    for order in orders:
-        if order.closes:
-            continue
-        size = order.size
-        left = net.get(order.key, 0.0)
-        if left * order.sign < 0:
-            if order.instrument.is_spot and not order.reverse:
-                continue  # spot margin: against a position an order reduces only, unless told to reverse
-            reducing = min(size, abs(left))
-            net[order.key] = order.instrument.snap(left + order.sign * reducing)
-            size = order.instrument.snap(size - reducing)
-        if size > 0:
-            parts.append((order, size))
-    return tuple(parts)
+    parts = (queue.opening(net.get(queue.head.key, 0.0)) for queue in queues)
+    return tuple(part for part in parts if len(part))
+
+
+# -- what orders are worth --------------------------------------------------------------------------------------------
+
+
+def order_prices(queue: Queue, market: Market) -> Array | list[Number]:
+    """`order_price` of every order of a queue, (orders,); a list where prices are arrays over instants."""
+    head, own, prices = queue.head, queue.prices, queue.limits(market)
+    limits = queue.price_range[0] == queue.price_range[0]  # nobody is at the market
+    if head.is_cash or not (limits or not np.all(np.isnan(own))):
+        return prices
+    mark, dearest = market.mark(head.symbol), head.instrument.payoff.dearest
+    if isinstance(mark, np.ndarray) or not isinstance(prices, np.ndarray):
+        if limits and not any(anywhere(dearest(head.side, price, mark) != price) for price in queue.price_range):
+            return prices  # where the dearest and the cheapest of them stand, all others do, too
+        return [order_price(order, market) for order in queue.orders]
+    found = dearest(head.side, prices, mark)
+    return found if limits else np.where(np.isnan(own), prices, found)
+
+
+def value_of(queue: Queue, market: Market, rate: float = 1.0) -> Number:
+    """Value of a queue at the dearest prices its orders could open at, times a rate, in the settlement currency."""
+    notional = queue.head.instrument.payoff.notional
+    return added(lambda price, units: notional(units, price) * rate, order_prices(queue, market), queue.units)
+
+
+def margin_of(queue: Queue, market: Market) -> Number:
+    """Value over leverage, order by order."""
+    notional = queue.head.instrument.payoff.notional
+    return added(lambda price, units, leverage: notional(units, price) / leverage, order_prices(queue, market),
+                 queue.units, queue.leverages)
 
 
 def order_price(order: Order, market: Market) -> Number:
@@ -137,11 +154,11 @@ def order_initial(exposure: Exposure, market: Market, rules: Rules) -> Number:
     max(B - P, P + S) / leverage, with P the position at the mark, B and S the orders at their price; before, every
     opening part counted. Hedge mode: all opening orders add. Source: rule book section 6.2.
     """
-    hedge = any(order.position_side != "net" for order in exposure.orders)
+    hedge = any(queue.head.position_side != "net" for queue in exposure.orders)
     if hedge or rules.orders.one_way == "both-sides":
-        return sum((_value(order, size, market) / order.leverage for order, size in exposure.opening), 0.0)
+        return sum((margin_of(queue, market) for queue in exposure.opening), 0.0)
     buys, sells = (
-        sum((_value(o, o.size, market) / o.leverage for o in exposure.orders if o.side == side), 0.0)
+        sum((margin_of(queue, market) for queue in exposure.orders if queue.head.side == side), 0.0)
         for side in ("buy", "sell")
     )
     if not exposure.positions:
@@ -150,10 +167,6 @@ def order_initial(exposure: Exposure, market: Market, rules: Rules) -> Number:
     held = position.notional(market) / position.leverage
     same, against = (buys, sells) if position.size > 0 else (sells, buys)
     return larger(held + same, against - held) - held
-
-
-def _value(order: Order, size: float, market: Market) -> Number:
-    return order.instrument.notional(size, order_price(order, market))
 
 
 def position_initial(position: Position, market: Market) -> Number:

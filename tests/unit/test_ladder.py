@@ -9,6 +9,7 @@ import pytest
 from bt_margin.model.account import Order, Position
 from bt_margin.model.borrowing import Holdings
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Orders
 from bt_margin.modes import ladder
 from bt_margin.modes.base import CancelOrders, Close, Pool
 from bt_margin.modes.cross import CROSS
@@ -34,7 +35,7 @@ def held(symbol: str, size: float, mode: str = "cross", leg: str = "net", margin
 
 
 def pool(*positions: Position, orders: tuple[Order, ...] = (), currency: str = "USDT", **more: Any) -> Pool:
-    return Pool(currency, more.pop("mode", CROSS), currency, 1.0, positions, orders, **more)
+    return Pool(currency, more.pop("mode", CROSS), currency, 1.0, positions, Orders.of(*orders), **more)
 
 
 def closes(answer: Any) -> list[tuple[str, float, str]]:

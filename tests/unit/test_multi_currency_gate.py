@@ -196,7 +196,7 @@ def test_isolated_orders_are_paid_by_their_coin_alone() -> None:
     trade(e, SWAP, "buy", 10, mode="isolated")  # 600 and a fee of 3
     trade(e, SWAP, "buy", 1)
     closing = rest(e, SWAP, "sell", 10, 61_000.0, mode="isolated")
-    assert e.account_pool().orders == ()
+    assert not e.account_pool().orders
     rest(e, SWAP, "sell", 5, 61_000.0, mode="isolated")
     (opening,) = e.account_pool().orders
     assert (opening.size, closing.size) == (5.0, 10.0)

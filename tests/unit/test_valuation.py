@@ -9,6 +9,7 @@ import pytest
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.instrument import Instrument, Kind
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Orders
 from bt_margin.modes.base import Pool
 from bt_margin.modes.cross import CROSS
 from bt_margin.modes.isolated import ISOLATED, pool_name
@@ -38,7 +39,7 @@ def held(rules: Rules, size: float, leg: str = "net") -> Position:
 
 
 def ordered(rules: Rules, positions: list[Position], orders: list[Order], time: int = NEW) -> float:
-    (exposure,) = exposures(positions, orders)
+    (exposure,) = exposures(positions, Orders.of(*orders))
     return float(order_initial(exposure, market(time), rules))
 
 

@@ -1,0 +1,371 @@
+"""Orders, and those that rest: kept as queues, one after another where they meet the same position from the same side.
+
+What thousands of orders ask for together is a sum over columns of numbers. Such sums run from the first order that came
+to the last, so that they are the same to the last bit however an account came to its orders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bt_margin.model.instrument import Instrument
+from bt_margin.model.ledger import PositionKey
+from bt_margin.model.market import Market
+from bt_margin.model.number import Number
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A resting or contemplated order. `size` is positive: contracts, or coins for spot.
+
+    `price` is the limit; None means "at the market". `position_side` is net in one-way mode.
+    """
+
+    id: int
+    instrument: Instrument
+    side: str  # buy | sell
+    size: float
+    price: float | None
+    margin_mode: str  # cash (spot) | cross | isolated
+    position_side: str = "net"
+    leverage: float = 1.0
+    reduce_only: bool = False
+    margin_currency: str = ""  # spot margin: what collateral is posted in
+    reverse: bool = False  # spot margin: what is left of the order after closing opens the other side
+
+    @property
+    def symbol(self) -> str:
+        return self.instrument.symbol
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.side == "buy" else -1
+
+    @property
+    def is_cash(self) -> bool:
+        """True for coins that change hands without any margin."""
+        return self.margin_mode == "cash"
+
+    @property
+    def currency(self) -> str:
+        """The currency the order takes: its settlement or margin currency; in cash what it gives away."""
+        instrument = self.instrument
+        if self.is_cash:
+            return instrument.quote if self.side == "buy" else instrument.base
+        return self.margin_currency or instrument.settle
+
+    @property
+    def key(self) -> PositionKey:
+        return PositionKey(self.instrument.symbol, self.margin_mode, self.position_side)
+
+    @property
+    def closes(self) -> bool:
+        """True when the order can only reduce: reduce-only, or against its side in hedge mode."""
+        return self.reduce_only or (self.position_side, self.side) in (("long", "sell"), ("short", "buy"))
+
+    def meets(self, held: float) -> tuple[float, float]:
+        """(what of the order opens, what it leaves) of a position of this signed size; 0.0: there is none.
+
+        Closing orders open nothing. In one-way mode an order against the position first uses the position up; only what
+        goes through it opens (rule DEMO-ORDER-FREEZE-RULES).
+        """
+        if self.closes:
+            return 0.0, held
+        if held * self.sign >= 0:
+            return self.size, held
+        if self.instrument.is_spot and not self.reverse:
+            return 0.0, held  # spot margin: against a position an order reduces only, unless told to reverse
+        reducing = min(self.size, abs(held))
+        return self.instrument.snap(self.size - reducing), self.instrument.snap(held + self.sign * reducing)
+
+
+def running(values: Array, start: float = 0.0) -> float:
+    """`start` and the values, added one by one from the first to the last; (n,)."""
+    return float(np.add.accumulate(np.concatenate([[start], values]))[-1])
+
+
+def added(each: Callable[..., Any], prices: Array | Sequence[Number], *columns: Array) -> Number:
+    """`each` (price, of the columns) of every order, added up in order of arrival: all orders at once, or where that is
+    an array over instants one after another, which comes to the same to the last bit."""
+    if not len(prices):
+        return 0.0
+    if isinstance(prices, np.ndarray):
+        first = each(prices[0], *(column[0] for column in columns))
+        if not isinstance(first, np.ndarray):
+            return float(first) if len(prices) == 1 else running(each(prices, *columns))
+    found: Number = 0.0
+    for at, price in enumerate(prices):
+        found = found + each(price, *(column[at] for column in columns))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Queue:
+    """Orders that meet one position from one side, all of them closing ones or none, in order of arrival.
+
+    A value: what changes it makes another. `columns` has a row each of sizes, contract sizes, prices (NaN: at the
+    market) and leverages, (4, orders).
+    """
+
+    orders: tuple[Order, ...]
+    ids: tuple[int, ...]
+    arrivals: tuple[int, ...]
+    columns: Array
+    currencies: frozenset[str]  # more than one only where orders of a margin pair say so
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def head(self) -> Order:
+        """The first: it shares instrument, key, side and intent with all."""
+        return self.orders[0]
+
+    @property
+    def sizes(self) -> Array:
+        return self._row(0)
+
+    @property
+    def prices(self) -> Array:
+        return self._row(2)
+
+    @property
+    def leverages(self) -> Array:
+        return self._row(3)
+
+    def _row(self, at: int) -> Array:
+        row: Array = self.columns[at]
+        return row
+
+    @cached_property
+    def units(self) -> Array:
+        """What each order stands for: size x contract size."""
+        return self.sizes * self._row(1)
+
+    @cached_property
+    def size(self) -> float:
+        """All sizes together."""
+        return running(self.sizes)
+
+    @cached_property
+    def price_range(self) -> tuple[float, float]:
+        """Lowest and highest price; NaN where an order is at the market."""
+        return float(np.min(self.prices)), float(np.max(self.prices))
+
+    def limits(self, market: Market) -> Array | list[Number]:
+        """Their prices, the last trade at the market: (orders,); a list where that is an array over instants."""
+        if self.price_range[0] == self.price_range[0]:
+            return self.prices
+        last = market.last(self.head.symbol)
+        if isinstance(last, np.ndarray):
+            return [last if price != price else price for price in self.prices]
+        return np.where(np.isnan(self.prices), last, self.prices)
+
+    def plus(self, order: Order, arrival: int) -> Queue:
+        """With one order more, behind those that came before it."""
+        at = len(self)
+        while at and self.arrivals[at - 1] > arrival:
+            at -= 1
+        return Queue(
+            (*self.orders[:at], order, *self.orders[at:]), (*self.ids[:at], order.id, *self.ids[at:]),
+            (*self.arrivals[:at], arrival, *self.arrivals[at:]),
+            np.concatenate([self.columns[:, :at], _column(order), self.columns[:, at:]], axis=1),
+            self.currencies if order.currency in self.currencies else self.currencies | {order.currency},
+        )
+
+    def without(self, order_id: int) -> Queue:
+        """With one order less."""
+        at = self.ids.index(order_id)
+        return Queue(
+            (*self.orders[:at], *self.orders[at + 1:]), (*self.ids[:at], *self.ids[at + 1:]),
+            (*self.arrivals[:at], *self.arrivals[at + 1:]), np.delete(self.columns, at, axis=1), self.currencies,
+        )
+
+    def before(self, order_id: int) -> Queue:
+        """The orders that came before one of the queue."""
+        at = self.ids.index(order_id)
+        return Queue(self.orders[:at], self.ids[:at], self.arrivals[:at], self.columns[:, :at], self.currencies)
+
+    def only(self, currencies: Set[str]) -> Queue:
+        """Those that take one of some currencies."""
+        if self.currencies <= currencies:
+            return self
+        kept = [at for at, order in enumerate(self.orders) if order.currency in currencies]
+        orders = tuple(self.orders[at] for at in kept)
+        return Queue(orders, tuple(o.id for o in orders), tuple(self.arrivals[at] for at in kept),
+                     self.columns[:, kept], frozenset(o.currency for o in orders))
+
+    def by_currency(self) -> Iterator[tuple[str, Queue]]:
+        """Those that take each currency."""
+        for currency in sorted(self.currencies):
+            yield currency, self.only({currency})
+
+    def opening(self, held: float) -> Queue:
+        """What of it opens, where it meets a position of this signed size: what earlier orders use up of the position
+        is not used twice."""
+        return self._met(held)[0]
+
+    def leaves(self, held: float) -> float:
+        """What it leaves of a position of this signed size."""
+        return self._met(held)[1]
+
+    def _met(self, held: float) -> tuple[Queue, float]:
+        if not len(self) or (held * self.head.sign >= 0 and not self.head.closes):
+            return self, held
+        if held not in self._last_met:
+            self._last_met.clear()
+            self._last_met[held] = self._meet(held)
+        return self._last_met[held]
+
+    @cached_property
+    def _last_met(self) -> dict[float, tuple[Queue, float]]:
+        return {}
+
+    def _meet(self, held: float) -> tuple[Queue, float]:
+        if self.head.closes:
+            return _NOBODY, held
+        columns, left = self.columns.copy(), held
+        kept: list[int] = []
+        orders: list[Order] = []
+        for at, order in enumerate(self.orders):
+            if left == 0.0:
+                kept += range(at, len(self))
+                orders += self.orders[at:]
+                break
+            size, left = order.meets(left)
+            if size > 0:
+                columns[0, at] = size
+                kept.append(at)
+                orders.append(replace(order, size=size))
+        ids, arrivals = (tuple(row[at] for at in kept) for row in (self.ids, self.arrivals))
+        return Queue(tuple(orders), ids, arrivals, columns[:, kept], self.currencies), left
+
+
+def _column(order: Order) -> Array:
+    price = math.nan if order.price is None else order.price
+    return np.array([[order.size], [order.instrument.contract_size], [price], [order.leverage]])
+
+
+QueueKey = tuple[PositionKey, str, bool]
+"""Which orders queue together: those of one position, side and intent (True: they only close)."""
+
+
+def _queue_of(order: Order) -> QueueKey:
+    return order.key, order.side, order.closes
+
+
+def in_order(queues: Iterable[Queue]) -> tuple[Order, ...]:
+    """The orders of some queues, in order of arrival."""
+    queues = tuple(queues)
+    if len(queues) == 1:
+        return queues[0].orders
+    arrived = sorted(chain.from_iterable(zip(q.arrivals, q.orders, strict=True) for q in queues), key=lambda x: x[0])
+    return tuple(order for _, order in arrived)
+
+
+class Orders:
+    """Resting orders, by queue. A value: what changes it makes another, and equal ones hold the same orders in the same
+    order of arrival."""
+
+    __slots__ = ("_arrived", "_queues")
+
+    def __init__(self, queues: dict[QueueKey, Queue] | None = None, arrived: int = 0) -> None:
+        self._queues = queues or {}
+        self._arrived = arrived
+
+    @classmethod
+    def of(cls, *orders: Order) -> Orders:
+        """These orders, as they come."""
+        found = cls()
+        for order in orders:
+            found = found.plus(order)
+        return found
+
+    @property
+    def queues(self) -> Iterable[Queue]:
+        """By the arrival of what made them."""
+        return self._queues.values()
+
+    def __iter__(self) -> Iterator[Order]:
+        """In order of arrival."""
+        return iter(in_order(self.queues))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.queues))
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, Orders):
+            return self is other
+        return len(self) == len(other) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def queue(self, key: PositionKey, side: str, closes: bool = False) -> Queue:
+        """The queue of a position, side and intent; an empty one where nobody waits."""
+        return self._queues.get((key, side, closes), _NOBODY)
+
+    def find(self, order_id: int) -> Order | None:
+        """The order of an id."""
+        return next((order for queue in self.queues for order in queue.orders if order.id == order_id), None)
+
+    def plus(self, order: Order) -> Orders:
+        """With one more, the last to arrive."""
+        return self._with(order, self._arrived + 1)
+
+    def exchanged(self, former: Order, order: Order) -> Orders:
+        """With one in the place of another."""
+        queue = self._queues[_queue_of(former)]
+        return self.without(former)._with(order, queue.arrivals[queue.ids.index(former.id)])
+
+    def without(self, order: Order) -> Orders:
+        """With one less. Raises KeyError or ValueError where it is not there."""
+        queues, key = dict(self._queues), _queue_of(order)
+        left = queues[key].without(order.id)
+        if len(left):
+            queues[key] = left
+        else:
+            del queues[key]
+        return Orders(queues, self._arrived)
+
+    def _with(self, order: Order, arrival: int) -> Orders:
+        queues, key = dict(self._queues), _queue_of(order)
+        queues[key] = queues.get(key, _NOBODY).plus(order, arrival)
+        return Orders(queues, max(self._arrived, arrival))
+
+    def each(self, change: Callable[[Queue], Queue | None]) -> Orders:
+        """What becomes of every queue; None, or nothing left in it: it is not among them."""
+        changed = ((key, change(queue)) for key, queue in self._queues.items())
+        return Orders({key: queue for key, queue in changed if queue is not None and len(queue)}, self._arrived)
+
+    def of_key(self, key: PositionKey) -> Orders:
+        """Those of a position."""
+        return Orders({at: queue for at, queue in self._queues.items() if at[0] == key}, self._arrived)
+
+    def among(self, keep: Callable[[Order], bool]) -> Orders:
+        """The queues whose head is such an order: for what all of a queue share."""
+        return self.each(lambda queue: queue if keep(queue.head) else None)
+
+    def paid_in(self, currency: str) -> Orders:
+        """The orders that take a currency."""
+        return self.each(lambda queue: queue.only({currency}) if currency in queue.currencies else None)
+
+    def currencies(self) -> set[str]:
+        """What they take."""
+        return {currency for queue in self.queues for currency in queue.currencies}
+
+
+_NOBODY = Queue((), (), (), np.empty((4, 0)), frozenset())
+"""An empty queue: what every one begins as."""
