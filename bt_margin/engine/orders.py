@@ -141,10 +141,9 @@ def within_tiers(
     taken = family_size(order.instrument, account.held("cross"))
     there = account.orders.get(order.id)
     others = account.resting if there is None else account.resting.without(there)
-    for queue in others.queues:
-        head = queue.head
-        if head.margin_mode == "cross" and head.instrument.family == family:
-            taken += queue.opening(account.held_size(head.key)).size
+    for queue in others.of_family(family).queues:
+        if queue.head.margin_mode == "cross":
+            taken += queue.opening(account.held_size(queue.head.key)).size
     if taken + opens > last * (1 + 1e-12):
         return Refusal(
             f"{taken + opens:g} contracts of {family}, both sides and orders together, would exceed the last tier's "

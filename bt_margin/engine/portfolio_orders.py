@@ -97,8 +97,8 @@ def _within_limit(account: Account, order: Order, rules: Rules) -> Refusal | Non
     held = sum(p.size for p in account.held("cross") if p.instrument.family == family) * order.sign
     there = account.orders.get(order.id)
     others = account.resting if there is None else account.resting.without(there)
-    same = others.among(lambda o: o.instrument.family == family and o.side == order.side and not o.closes)
-    rests = sum(queue.size for queue in same.queues)
+    rests = sum(queue.size for queue in others.of_family(family).queues
+                if queue.head.side == order.side and not queue.head.closes)
     if held + rests + order.size <= most * (1 + 1e-12) or order.closes:
         return None
     return Refusal(f"position would exceed the {most:g} contracts that {family} may hold (51004)",

@@ -354,6 +354,10 @@ class Orders:
         """Those of a position."""
         return Orders({at: queue for at, queue in self._queues.items() if at[0] == key}, self._arrived)
 
+    def of_family(self, family: str) -> Orders:
+        """Those of the instruments that share position tiers."""
+        return self.among(lambda order: order.instrument.family == family)
+
     def among(self, keep: Callable[[Order], bool]) -> Orders:
         """The queues whose head is such an order: for what all of a queue share."""
         return self.each(lambda queue: queue if keep(queue.head) else None)

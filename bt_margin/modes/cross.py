@@ -196,7 +196,7 @@ CROSS = MarginMode(
     pools=pools,
     equity=equity,
     charges=charges,
-    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief),
+    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief(charges)),
     early=early_cancellation,
     spare=early_spare,
 )

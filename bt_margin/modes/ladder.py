@@ -6,18 +6,22 @@ symbol, so runs repeat exactly. Sources: rule book section 7; recorded items 1 t
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bt_margin.model.account import Position
+from bt_margin.model.assessment import Charge
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Queue
-from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
+from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, Step, judge
 from bt_margin.modes.valuation import forced_size
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
+
+Margins = Callable[[Pool, Market, "Rules"], tuple[Charge, ...]]
 
 
 def cancel_orders(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
@@ -90,26 +94,40 @@ def _coins(position: Position, market: Market) -> float:
     return float(instrument.payoff.delta(instrument.contract_size, market.mark(position.symbol)))
 
 
-def unhedged_largest_relief(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
-    """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement.
+def unhedged_largest_relief(margins: Margins) -> Step:
+    """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement. `margins`: what
+    contracts and their orders must hold by themselves, debts aside: that of one family no other one changes.
 
     Rewrites say "the one that improves the ratio most"; read before the order's own fee and penalty, which would
     otherwise make the smallest position go first and rescue nothing (inferred: no record holds two positions).
     """
-    if not pool.positions:
-        return ()
-    now = judge(pool, market, rules)
-    most = -math.inf
-    answer: tuple[Reduction, ...] = ()
-    for position in sorted(pool.positions, key=lambda p: p.key):
-        if position.instrument.is_option and position.size > 0:
-            continue  # long options have no maintenance margin and are not reduced (rule book section 7)
-        size = forced_size(position, pool, market, rules, float(now.gap))
-        after = judge(pool.without(position.key, -position.sign * size, market), market, rules)
-        relief = float(now.requirement) - float(after.requirement)
-        if relief > most:
-            most, answer = relief, (_close(position, size, "unhedged position"),)
-    return answer
+
+    def step(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
+        if not pool.positions:
+            return ()
+        spare = float(judge(pool, market, rules).gap)
+        families: dict[str, list[Position]] = {}
+        for position in pool.positions:
+            families.setdefault(position.instrument.family, []).append(position)
+
+        def required(part: Pool) -> float:
+            return float(sum(row.maintenance + row.fee for row in margins(part, market, rules)))
+
+        found: list[tuple[float, Position, float]] = []
+        for family, positions in families.items():
+            part = replace(pool, positions=tuple(positions), orders=pool.orders.of_family(family))
+            now = required(part)
+            for position in positions:
+                if position.instrument.is_option and position.size > 0:
+                    continue  # long options have no maintenance margin and are not reduced (rule book section 7)
+                size = forced_size(position, part, market, rules, spare)
+                found.append((now - required(part.without(position.key, -position.sign * size)), position, size))
+        if not found:
+            return ()
+        _, position, size = min(found, key=lambda one: (-one[0], one[1].key))
+        return (_close(position, size, "unhedged position"),)
+
+    return step
 
 
 def tier_step_down(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:

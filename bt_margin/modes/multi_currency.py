@@ -51,17 +51,25 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     """Contracts and options as in cross margin, in USD, and borrow margin for what each currency owes or may owe."""
     rows: list[Charge] = []
     for line in currencies.lines(pool, market, rules):
-        sub = currencies.part(pool, line.currency)
-        for row in cross.charges(sub, market, rules) if sub.positions or sub.orders else ():
-            rows.append(
-                replace(row, initial=row.initial * line.usd, maintenance=row.maintenance * line.usd,
-                        fee=row.fee * line.usd, detail={**row.detail, "currency": line.currency, "usd": line.usd})
-            )
+        rows += _in_usd(currencies.part(pool, line.currency), line.usd, market, rules)
         owed = line.potential_borrow
         if anywhere(owed > 0):
             leverage = currencies.of(pool).borrowing.leverage
             rows.append(borrow.charge(line.currency, owed, line.usd, leverage, rules))
     return tuple(rows)
+
+
+def contract_margins(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
+    """The charges of contracts and options alone."""
+    settled = sorted({position.currency for position in pool.positions})
+    return tuple(row for currency in settled
+                 for row in _in_usd(currencies.part(pool, currency), market.usd(currency), market, rules))
+
+
+def _in_usd(part: Pool, usd: Number, market: Market, rules: Rules) -> Iterable[Charge]:
+    for row in cross.charges(part, market, rules) if part.positions or part.orders else ():
+        yield replace(row, initial=row.initial * usd, maintenance=row.maintenance * usd, fee=row.fee * usd,
+                      detail={**row.detail, "currency": part.currency, "usd": usd})
 
 
 def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:
@@ -139,8 +147,8 @@ MULTI_CURRENCY = MarginMode(
     pools=pools,
     equity=equity,
     charges=charges,
-    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief,
-            conversion.convert_collateral),
+    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral,
+            ladder.unhedged_largest_relief(contract_margins), conversion.convert_collateral),
     early=early_cancellation,
     spare=early_spare,
     whole=True,

@@ -37,11 +37,8 @@ def years_left(instrument: Instrument, clock: Number) -> Number:
 def short_contracts(positions: Iterable[Position], orders: Orders | None, family: str) -> float:
     """What sets a seller's margin factor: all short positions and sell orders of the family (rule book 3.3)."""
     held = sum(-p.size for p in positions if p.instrument.family == family and p.size < 0)
-    for queue in orders.queues if orders is not None else ():
-        head = queue.head
-        if head.instrument.family == family and head.side == "sell" and not head.closes:
-            held += queue.size
-    return held
+    resting = orders.of_family(family).queues if orders is not None else ()
+    return held + sum(queue.size for queue in resting if queue.head.side == "sell" and not queue.head.closes)
 
 
 def short_initial(instrument: Instrument, market: Market, rules: Rules, short: float) -> Number:
