@@ -610,6 +610,10 @@ class MarginBroker(BackBroker):
         return done
 
     def _ococheck(self, order: Any) -> None:
+        leader = self._ocos.get(self._ocos[order.ref])
+        if self.margined and self._ocol.get(leader) == [order.ref]:
+            del self._ocol[leader]  # nobody else is in its group: no need to look through all that wait
+            return
         before = list(self.pending) if self.margined else ()
         super()._ococheck(order)
         for other in before:

@@ -280,30 +280,26 @@ class Sleeper:
             end = min(end, int(self._changes[place]))
         if until is not None:
             end = min(end, int(np.searchsorted(self.closes, until)))
+        levels: dict[tuple[str, bool], float] = {}  # by feed and direction: the first price that somebody waits for
+        ends: dict[str, float] = {}  # by feed: when the first of them expires
         for order in pending:
-            if end - first < 2:
-                break
-            if order.alive() and order.active():
-                end = min(end, self._touch(order, first, end))
-        return end
-
-    def _touch(self, order: Any, start: int, end: int) -> int:
-        """The first bar of [start, end) in which backtrader might fill or expire an order; `end` where none."""
-        line = self._by_name[order.data._name]
-        kinds, bars = bt.Order, slice(start, end)
-        met = line.stamps[bars] >= order.valid if order.valid else np.zeros(end - start, dtype=bool)
-        low, high = line.low[bars], line.high[bars]
-        limit = order.exectype == kinds.Limit or (order.exectype in STOP_LIMITS and order.triggered)
-        if limit:
-            price = order.created.price if order.exectype == kinds.Limit else order.created.pricelimit
-            met |= low <= price if order.isbuy() else high >= price
-        elif order.exectype in (kinds.Stop, kinds.StopLimit):
-            price = order.created.price
-            met |= high >= price if order.isbuy() else low <= price
-        else:
-            return start  # fills at the next bar, or moves with every bar
-        first = np.flatnonzero(met)
-        return start + int(first[0]) if len(first) else end
+            if not (order.alive() and order.active()):
+                continue
+            waits = _level(order)
+            if waits is None:
+                return first  # fills at the next bar, or moves with every bar
+            name, (falls, price) = order.data._name, waits
+            nearest = max if falls else min
+            levels[name, falls] = nearest(price, levels.get((name, falls), price))
+            if order.valid:
+                ends[name] = min(order.valid, ends.get(name, order.valid))
+        for (name, falls), price in levels.items():
+            line, bars = self._by_name[name], slice(first, end)
+            met = np.flatnonzero(line.low[bars] <= price if falls else line.high[bars] >= price)
+            end = first + int(met[0]) if len(met) else end
+        for name, valid in ends.items():
+            end = min(end, int(np.searchsorted(self._by_name[name].stamps, valid)))
+        return max(first, end)
 
     def _ahead(self, engine: MarginEngine, bars: slice) -> Ahead:
         points = ((CLOSE,) if not engine.at_risk else (OPEN, CLOSE) if self.path == "close" else
@@ -330,6 +326,19 @@ class Sleeper:
             stamp, before = float(line.stamps[at]), float(line.stamps[at - 1] if at else line.stamps[at])
             own = max(int(line.opens[at]), int(self.closes[at - 1])) if at else int(line.opens[at])
             bars.set(line.bar(at, own, closed), (before, stamp), at + 1)
+
+
+def _level(order: Any) -> tuple[bool, float] | None:
+    """(does it wait for a falling market, the price it waits for) of an order that backtrader may fill at a level; None
+    where no level says when."""
+    kinds = bt.Order
+    if order.exectype == kinds.Limit:
+        return order.isbuy(), order.created.price
+    if order.exectype in STOP_LIMITS and order.triggered:
+        return order.isbuy(), order.created.pricelimit
+    if order.exectype in (kinds.Stop, kinds.StopLimit):
+        return not order.isbuy(), order.created.price
+    return None
 
 
 def _joined(parts: Sequence[Mapping[str, Number]], before: Mapping[str, Number]) -> dict[str, Number]:
