@@ -48,7 +48,7 @@ class JudgedUnit:
         found = [case.binding() for case in cases]
         if len(found) == 1:
             return found[0]
-        if cases[0].profits.ndim == 1:  # one instant, where plain numbers are much faster
+        if all(case.profits.ndim == 1 for case in cases):  # one instant, where plain numbers are much faster
             return found[int(np.argmax([float(case.maintenance) for case in cases]))]
         sizes = np.stack(np.broadcast_arrays(*(case.maintenance for case in cases)))
         first = np.argmax(sizes, axis=0)[None]

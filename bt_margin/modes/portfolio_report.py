@@ -15,7 +15,7 @@ from bt_margin.model.assessment import AccountReport, OrderReport, PositionRepor
 from bt_margin.model.instrument import Kind
 from bt_margin.model.market import Market
 from bt_margin.modes import account_report, currencies, inferred, options
-from bt_margin.modes.base import Judgement, Pool, judge
+from bt_margin.modes.base import Judgement, Pool
 from bt_margin.modes.judged_units import JudgedUnit, judged_units, worst_scenario
 from bt_margin.modes.valuation import break_even_price, order_price, taker
 from bt_margin.risk.grid import VOL_COLUMNS
@@ -119,8 +119,11 @@ def order(pool: Pool, order: Order, market: Market, rules: Rules) -> OrderReport
 
     `pool`: the account's, whose other orders rest already. Spot orders tell what they would lose when filled, too.
     """
-    with_it, without = pool.with_order(order), pool.without_order(order.id)
-    adds = float(judge(with_it, market, rules).initial) - float(judge(without, market, rules).initial)
+
+    def initial(of: Pool) -> float:
+        return float(sum(row.initial for row in of.mode.charges(of, market, rules)))
+
+    adds = initial(pool.with_order(order)) - initial(pool.without_order(order.id))
     instrument = order.instrument
     if instrument.is_spot:
         row = account_report.spot_order(pool, order, market, rules)
