@@ -15,8 +15,6 @@ from tests.plugin.script import BTC, Diary, frame, run
 from tests.plugin.test_sleep import MODES
 
 MANY = 2_000
-FEE = 0.0005
-"""Taker; makers pay 0.0002."""
 
 
 def ladder(size: float) -> Any:
@@ -51,7 +49,7 @@ def test_some_of_two_thousand_limits_are_met_and_the_rest_stays(mode: str) -> No
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_fall_takes_the_position_and_every_order_that_is_left(mode: str) -> None:
-    """A position of 100 contracts on 10,000, and two thousand limits below what ends it."""
+    """A position of 1 BTC on 20,000, and two thousand limits below what ends it."""
 
     def place(s: Diary) -> None:
         s.buy(size=100.0)
@@ -60,8 +58,8 @@ def test_a_fall_takes_the_position_and_every_order_that_is_left(mode: str) -> No
         ]
 
     began = time.process_time()
-    gap = (45_000.0, 45_000.0, 45_000.0, 45_000.0)
-    s = run({BTC: frame([60_000.0] * 80 + [gap] * 10)}, {1: place}, mode=mode)
+    gap = (35_000.0, 35_000.0, 35_000.0, 35_000.0)
+    s = run({BTC: frame([60_000.0] * 80 + [gap] * 10)}, {1: place}, mode=mode, cash=20_000.0)
     assert time.process_time() - began < 60.0
     assert s.position.size == 0
     assert "TakenOver" in [event.name for event in s.broker.events]
@@ -75,7 +73,7 @@ def test_a_fall_takes_the_position_and_every_order_that_is_left(mode: str) -> No
     assert not s.broker.account.resting
     assert not s.broker.pending
     cost = sum(entry.total for entry in s.broker.ledger)
-    assert s.broker.getvalue() == pytest.approx(max(10_000.0 + cost, 1e-9), abs=1e-6)
+    assert s.broker.getvalue() == pytest.approx(max(20_000.0 + cost, 1e-9), abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -85,10 +83,10 @@ def test_two_thousand_limits_are_cancelled_by_who_placed_them(mode: str) -> None
             s.cancel(order)
 
     began = time.process_time()
-    s = run({BTC: frame([60_000.0] * 20)}, {1: ladder(0.01), 10: cancel}, mode=mode)
+    s = run({BTC: frame([60_000.0] * 20)}, {1: ladder(0.01), 10: cancel}, mode=mode, cash=1e6)
     assert time.process_time() - began < 60.0
     assert all(o.status == o.Canceled for o in s.made["limits"])
     assert not s.broker.account.orders
     assert not s.broker.account.resting
-    assert s.values == [10_000.0] * 20
-    assert s.cashes[-1] == 10_000.0
+    assert s.values == [1e6] * 20
+    assert s.cashes[-1] == 1e6
