@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -196,7 +197,8 @@ CROSS = MarginMode(
     pools=pools,
     equity=equity,
     charges=charges,
-    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral, ladder.unhedged_largest_relief(charges)),
+    ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral,
+            partial(ladder.unhedged_largest_relief, charges)),
     early=early_cancellation,
     spare=early_spare,
 )

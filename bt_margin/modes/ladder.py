@@ -15,7 +15,7 @@ from bt_margin.model.assessment import Charge
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Queue
-from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, Step, judge
+from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
 from bt_margin.modes.valuation import forced_size
 
 if TYPE_CHECKING:
@@ -94,40 +94,36 @@ def _coins(position: Position, market: Market) -> float:
     return float(instrument.payoff.delta(instrument.contract_size, market.mark(position.symbol)))
 
 
-def unhedged_largest_relief(margins: Margins) -> Step:
+def unhedged_largest_relief(margins: Margins, pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
     """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement. `margins`: what
     contracts and their orders must hold by themselves, debts aside: that of one family no other one changes.
 
     Rewrites say "the one that improves the ratio most"; read before the order's own fee and penalty, which would
     otherwise make the smallest position go first and rescue nothing (inferred: no record holds two positions).
     """
+    if not pool.positions:
+        return ()
+    spare = float(judge(pool, market, rules).gap)
+    families: dict[str, list[Position]] = {}
+    for position in pool.positions:
+        families.setdefault(position.instrument.family, []).append(position)
 
-    def step(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:
-        if not pool.positions:
-            return ()
-        spare = float(judge(pool, market, rules).gap)
-        families: dict[str, list[Position]] = {}
-        for position in pool.positions:
-            families.setdefault(position.instrument.family, []).append(position)
+    def required(part: Pool) -> float:
+        return float(sum(row.maintenance + row.fee for row in margins(part, market, rules)))
 
-        def required(part: Pool) -> float:
-            return float(sum(row.maintenance + row.fee for row in margins(part, market, rules)))
-
-        found: list[tuple[float, Position, float]] = []
-        for family, positions in families.items():
-            part = replace(pool, positions=tuple(positions), orders=pool.orders.of_family(family))
-            now = required(part)
-            for position in positions:
-                if position.instrument.is_option and position.size > 0:
-                    continue  # long options have no maintenance margin and are not reduced (rule book section 7)
-                size = forced_size(position, part, market, rules, spare)
-                found.append((now - required(part.without(position.key, -position.sign * size)), position, size))
-        if not found:
-            return ()
-        _, position, size = min(found, key=lambda one: (-one[0], one[1].key))
-        return (_close(position, size, "unhedged position"),)
-
-    return step
+    found: list[tuple[float, Position, float]] = []
+    for family, positions in families.items():
+        part = replace(pool, positions=tuple(positions), orders=pool.orders.of_family(family))
+        now = required(part)
+        for position in positions:
+            if position.instrument.is_option and position.size > 0:
+                continue  # long options have no maintenance margin and are not reduced (rule book section 7)
+            size = forced_size(position, part, market, rules, spare)
+            found.append((now - required(part.without(position.key, -position.sign * size)), position, size))
+    if not found:
+        return ()
+    _, position, size = min(found, key=lambda one: (-one[0], one[1].key))
+    return (_close(position, size, "unhedged position"),)
 
 
 def tier_step_down(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -148,7 +148,7 @@ MULTI_CURRENCY = MarginMode(
     equity=equity,
     charges=charges,
     ladder=(ladder.cancel_orders, ladder.hedged_pairs, ladder.delta_neutral,
-            ladder.unhedged_largest_relief(contract_margins), conversion.convert_collateral),
+            partial(ladder.unhedged_largest_relief, contract_margins), conversion.convert_collateral),
     early=early_cancellation,
     spare=early_spare,
     whole=True,

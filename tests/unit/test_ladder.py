@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -68,14 +69,14 @@ def test_a_delta_pair_is_cut_by_the_forced_order_of_the_larger_margin() -> None:
 
 def test_the_position_that_frees_most_goes_first_wherever_it_stands() -> None:
     first = pool(held(SWAP, 9.0), held(ETH, 9.0))
-    assert closes(ladder.unhedged_largest_relief(charges)(first, MARKET, RULES)) == [(SWAP, -9.0, "unhedged position")]
+    assert closes(ladder.unhedged_largest_relief(charges, first, MARKET, RULES)) == [(SWAP, -9.0, "unhedged position")]
     last = pool(held(SWAP, 1.0), held(ETH, -30.0))  # 10 of 30 down a tier free more than one coin whole
-    assert closes(ladder.unhedged_largest_relief(charges)(last, MARKET, RULES)) == [(ETH, 10.0, "unhedged position")]
+    assert closes(ladder.unhedged_largest_relief(charges, last, MARKET, RULES)) == [(ETH, 10.0, "unhedged position")]
 
 
 def test_bought_options_are_not_reduced_sold_ones_whole() -> None:
     bought, sold = held(CALL, 100.0), held(PUT, -50.0)
-    step = ladder.unhedged_largest_relief(charges)
+    step = partial(ladder.unhedged_largest_relief, charges)
     assert closes(step(pool(bought, currency="BTC"), MARKET, RULES)) == []
     assert closes(step(pool(bought, sold, currency="BTC"), MARKET, RULES)) == [(PUT, 50.0, "unhedged position")]
 
