@@ -293,7 +293,8 @@ def test_every_vector_is_checked() -> None:
 def test_on_the_way_of_any_leg_some_vol_explains_the_mark(move: float, vol: float, symbol: str, share: float) -> None:
     """In the coin and the coin both straight, a put would be worth more than its strike where the coin falls far."""
     option, worth, ends = BOOK.as_of(TIME, "nearest").instrument(symbol), 0.0, []
-    for price, sigma, time, part in ((90_000.0, 0.5, TIME, 1 - share), (90_000.0 * move, vol, TIME + 18_000_000, share)):
+    legs = (90_000.0, 0.5, TIME, 1 - share), (90_000.0 * move, vol, TIME + 18_000_000, share)
+    for price, sigma, time, part in legs:
         forward = price * 1.01
         mark = float(options.model_mark(option, forward, price, options.years_left(option, time), sigma))
         ends.append(market(symbol, mark, price, time, forward))
