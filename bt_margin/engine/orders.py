@@ -79,13 +79,13 @@ def check(account: Account, order: Order, market: Market, rules: Rules, *, filli
             return Refusal(answer)
         if answer.closes:
             return answer
-        return within_tiers(account, answer, market, rules) or _funds(account, answer, market, rules)
-    if order.closes:
+        order = answer
+    elif order.closes:
         closing = cut_to_position(account, order)
         if isinstance(closing, Refusal) or not order.instrument.is_option:
             return closing
         return _funds(account, closing, market, rules)
-    before = None if filling else _before(account, order)
+    before = None if filling or order.instrument.is_spot else _before(account, order)
     refusal = within_tiers(account, order, market, rules, before)
     if refusal is not None and refusal.largest_size:
         largest = min(refusal.largest_size, largest_affordable(account, order, market, rules, before))

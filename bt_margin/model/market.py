@@ -140,11 +140,15 @@ class Market:
                        lasts=of(self.lasts), indexes=of(self.indexes), forwards=of(self.forwards))
 
     def toward(self, other: Market, share: float) -> Market:
-        """The instant `share` of the way to `other`: all prices move together in a straight line."""
+        """The instant `share` of the way to `other`: all prices move together in a straight line.
+
+        Of an option settled in its coin, what it is worth in USD does: its price in the coin and that of the coin, each
+        straight by itself, would pass through marks that no vol explains.
+        """
         if share >= 1.0:
             return other
         time = self.time + round((other.time - self.time) * share)
-        return replace(
+        there = replace(
             other,
             time=time,
             marks=_blend(self.marks, other.marks, share),
@@ -152,6 +156,27 @@ class Market:
             indexes=_blend(self.indexes, other.indexes, share),
             forwards=_blend(self.forwards, other.forwards, share),
         )
+        priced = [symbol for symbol in {**other.marks, **other.lasts} if _in_coin(symbol)]
+        if not priced:
+            return there
+        ends = (self, 1.0 - share), (other, share)
+
+        def of(prices: str) -> dict[str, Number]:
+            found = dict(getattr(there, prices))
+            for symbol in priced:
+                rows = [(getattr(market, prices).get(symbol), market._coin(symbol), part) for market, part in ends]
+                coin = there._coin(symbol)
+                if coin is not None and all(price is not None and its is not None for price, its, _ in rows):
+                    found[symbol] = sum(price * its * part for price, its, part in rows) / coin
+            return found
+
+        return replace(there, marks=of("marks"), lasts=of("lasts"))
+
+    def _coin(self, symbol: str) -> Number | None:
+        """What an option's coin is worth: its forward, where there is none the index; None where neither is known."""
+        stem = "-".join(symbol.split("-")[:2])
+        price = self.forwards.get(stem, self.marks.get(stem))
+        return self.indexes.get(stem.partition(":")[0]) if price is None else price
 
     def _stand_in(
         self, symbol: str, what: str, candidates: Iterable[tuple[Mapping[str, Number], str, str]]
@@ -169,6 +194,13 @@ class Market:
             raise MissingPrice(f"strict: {symbol} has no price of its own ({sentence} would stand in); supply it")
         self.stand_ins[sentence] += 1
         return price
+
+
+@cache
+def _in_coin(symbol: str) -> bool:
+    """True for an option whose price is in its coin."""
+    parts = parse(symbol) if symbol[-2:] in ("-C", "-P") else None
+    return parts is not None and parts.kind is Kind.OPTION and parts.settle == parts.base
 
 
 @cache

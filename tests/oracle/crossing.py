@@ -20,7 +20,7 @@ def first_below(pool: Pool, level: Decimal, start: Prices, end: Prices, done: De
     """The first share of the leg from `done` on at which equity <= level x requirement, None where there is none."""
 
     def at(share: Decimal) -> Prices:
-        return end if share == ONE else {s: start.get(s, p) + (p - start.get(s, p)) * share for s, p in end.items()}
+        return between(start, end, share)
 
     def gap(share: Decimal) -> Decimal:
         marks = at(share)
@@ -44,6 +44,19 @@ def first_below(pool: Pool, level: Decimal, start: Prices, end: Prices, done: De
         if found is not None:
             return found
     return None
+
+
+def between(start: Prices, end: Prices, share: Decimal) -> Prices:
+    """All prices straight; of an option in its coin, what it is worth in USD."""
+    if share == ONE:
+        return end
+    prices = {s: start.get(s, p) + (p - start.get(s, p)) * share for s, p in end.items()}
+    for option in end:
+        forward = f"forward {option.rsplit('-', 2)[0]}"
+        if option[-2:] in ("-C", "-P") and forward in end:
+            first, last = (at[option] * at[forward] for at in (start, end))
+            prices[option] = (first + (last - first) * share) / prices[forward]
+    return prices
 
 
 def bends(pool: Pool, start: Prices, end: Prices, done: Decimal) -> set[Decimal]:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from tests.oracle import cross, isolated, orders
 from tests.oracle.book import Book, Order, Position, Prices
 from tests.oracle.contract import ONE, ZERO, Contract, exact
-from tests.oracle.crossing import first_below
+from tests.oracle.crossing import between, first_below
 from tests.oracle.era import era_of
 from tests.oracle.forced import refund_cash
 from tests.oracle.scenario import (
@@ -146,7 +146,7 @@ class Replay:
             if not stops:
                 return
             done, _, level, pool = min(stops, key=lambda stop: (stop[0], stop[1], -stop[2]))
-            self.marks = {s: origin.get(s, p) + (p - origin.get(s, p)) * done for s, p in target.items()}
+            self.marks = between(origin, target, done)
             self.time = start + round((end - start) * done)
             self.reach(pool, level)
 

@@ -1,17 +1,11 @@
-"""What must hold of any account in multi-currency margin, over any path: laws, and a machine that tries everything."""
+"""What must hold of any account in multi-currency margin, over any path."""
 
 from __future__ import annotations
-
-import math
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.engine import MarginEngine, Refusal
@@ -21,7 +15,6 @@ from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
 from bt_margin.modes.assess import assess
 from tests.unit.whole import (
-    ETHPAIR,
     ETHSWAP,
     HOUR,
     INDEX,
@@ -31,7 +24,6 @@ from tests.unit.whole import (
     PRICES,
     SWAP,
     TIME,
-    conserved,
     engine,
     moved,
 )
@@ -172,143 +164,3 @@ def test_borrowed_and_repaid_within_a_clock_hour_is_free(size, minute, more) -> 
     moved(e, 30 * HOUR)
     assert not [x for x in e.account.ledger if x.kind is EntryKind.INTEREST]
     assert e.account.balance("BTC") == 0.0
-
-
-# -- anything in any order --------------------------------------------------------------------------------------------
-
-SYMBOLS = (SWAP, ETHSWAP, PAIR, ETHPAIR)
-Step = Callable[[MarginEngine], object]
-
-
-class AnyCredit(RuleBasedStateMachine):
-    """Deposits, withdrawals, spot on credit and short, contracts, legs and jumps, hours: nothing is made or lost."""
-
-    @initialize(usdt=st.sampled_from([50_000.0, 0.0, 400.5, 200_000.0]), btc=st.sampled_from([1.0, 0.0, 3.3]),
-                eth=st.sampled_from([10.0, 0.0, 77.7]), auto=st.sampled_from([True, True, False]),
-                off=st.sampled_from([(), (), ("ETH",)]), first=st.lists(
-                    st.tuples(st.sampled_from(SYMBOLS), st.booleans(), st.floats(0.2, 2.5)), min_size=2, max_size=4))
-    def open(self, usdt, btc, eth, auto, off, first) -> None:
-        settle = np.arange(TIME, TIME + 400 * 8 * HOUR, 8 * HOUR)
-        rates = np.where(np.arange(len(settle)) % 3 == 0, -0.002, 0.003)
-        self.make = lambda: engine({"USDT": usdt, "BTC": btc, "ETH": eth}, auto=auto, off=off, book=DEEP,
-                                   funding={SWAP: FundingSeries(settle, rates)})
-        self.engine = self.make()
-        self.script: list[Step] = []
-        self.number = 0
-        self.folded: defaultdict[str, float] = defaultdict(float, self.engine.account.opening)
-        self.seen = 0
-        for symbol, buy, share in first:
-            self.trade(symbol, buy, share, False, 1.0, 10.0, False)
-
-    def do(self, step: Step) -> object:
-        self.script.append(step)
-        return step(self.engine)
-
-    @rule(symbol=st.sampled_from(SYMBOLS), buy=st.booleans(), share=st.floats(0.05, 3.0),
-          rest=st.sampled_from([False, False, True]), limit=st.floats(0.8, 1.2),
-          leverage=st.sampled_from([10.0, 2.0, 50.0]), reduce=st.sampled_from([False, False, True]))
-    def trade(self, symbol, buy, share, rest, limit, leverage, reduce) -> None:
-        e = self.engine
-        instrument, price = e.rules.instrument(symbol), float(e.market.last(symbol))
-        size = instrument.floor(max(e.equity_usd(), 10.0) * share / (price * instrument.contract_size))
-        self.number += 1
-        order = Order(self.number, instrument, "buy" if buy else "sell", size, price * limit if rest else None, "cross",
-                      "net", 1.0 if instrument.is_spot else leverage, reduce and not instrument.is_spot)
-
-        def step(one: MarginEngine) -> object:
-            taken = one.accept(order)
-            if isinstance(taken, Refusal) or rest:
-                return taken
-            return one.fill(taken, taken.size, price)
-
-        answer = self.do(step)
-        if isinstance(answer, Refusal):
-            assert answer.reason
-            assert 0 <= answer.largest_size < max(size, 1e-12)
-            if answer.largest_size > 0 and not rest:  # what would have been taken is taken
-                self.number += 1
-                less = replace(order, id=self.number, size=answer.largest_size)
-                filled = self.do(lambda one: one.fill(less, less.size, price))
-                assert not isinstance(filled, Refusal), filled
-
-    @rule(share=st.floats(0.1, 1.0))
-    def fill_one(self, share: float) -> None:
-        order = next(iter(self.engine.account.orders.values()), None)
-        if order is not None:
-            size = min(order.size, max(order.instrument.floor(order.size * share), order.instrument.lot))
-            self.do(lambda one: one.fill(order, size, order.price, maker=True))
-
-    @rule(btc=st.floats(0.6, 1.6), eth=st.floats(0.6, 1.6), usdt=st.sampled_from([1.0, 1.0, 0.97, 1.01]),
-          minutes=st.integers(0, 1_500), jump=st.booleans())
-    def move(self, btc, eth, usdt, minutes, jump) -> None:
-        to = {"btc": float(self.engine.market.last(PAIR)) * btc, "eth": float(self.engine.market.last(ETHPAIR)) * eth}
-        self.do(lambda one: moved(one, minutes * 60_000, jump=jump, usdt=usdt, **to))
-        ratio = self.engine.present_ratio()
-        assert ratio is None or ratio > 1.0, "safe, or nothing is left that could be liquidated"
-
-    @rule(btc=st.sampled_from([0.01, 30.0]), jump=st.booleans())
-    def crash(self, btc: float, jump: bool) -> None:
-        self.move(btc, btc, 1.0, 60, jump)
-
-    @rule(coin=st.sampled_from(["USDT", "BTC", "ETH"]), amount=st.floats(-1, 3))
-    def transfer(self, coin: str, amount: float) -> None:
-        """Deposit some, or withdraw a share of what may leave."""
-        if amount >= 0:
-            worth = amount * (10_000 if coin == "USDT" else 0.2)
-        else:
-            worth = self.engine.transferable(coin) * amount
-        self.do(lambda one: one.deposit(coin, worth))
-        if worth < 0:
-            assert self.engine.account.balance(coin) >= self.engine.account.accrued.get(coin, 0.0) - 1e-9
-
-    @invariant()
-    def money_is_conserved(self) -> None:
-        conserved(self.engine)
-
-    @invariant()
-    def interest_is_never_of_nothing(self) -> None:
-        ledger = self.engine.account.ledger
-        for entry in ledger[self.seen :]:
-            if entry.kind is EntryKind.INTEREST and entry.interest > 0:
-                assert self.folded[entry.currency] < 0 or entry.currency == "USDT"  # unrealised losses are in USDT
-                assert math.isfinite(entry.interest)
-            self.folded[entry.currency] += entry.cash
-        self.seen = len(ledger)
-        for currency, due in self.engine.account.accrued.items():
-            assert due >= 0.0, currency
-
-    @invariant()
-    def liabilities_are_negative_equity(self) -> None:
-        found = self.engine.assess()
-        for row in found.currencies:
-            assert row.liability == max(0.0, -row.equity)
-            assert row.available_equity * row.potential_borrow == 0.0
-        # what positions hold is worth the same whichever way it is added up
-        total = sum(row.equity_usd for row in found.currencies)
-        assert total == pytest.approx(self.engine.equity_usd(), rel=1e-9, abs=1e-6)
-
-    @invariant()
-    def no_dust_is_owed(self) -> None:
-        for currency, amount in self.engine.account.balances.items():
-            assert not -1e-11 < amount < 0, currency
-
-    @invariant()
-    def the_fund_balances_and_coins_out_of_collateral_are_not_sold(self) -> None:
-        account = self.engine.account
-        booked = math.fsum(x.fund for x in account.ledger)
-        assert math.fsum(account.fund.values()) == pytest.approx(booked, rel=1e-9, abs=1e-6)
-        off = account.borrowing.collateral_off
-        assert not [x for x in self.engine.events if x.name == "Converted" and x.sold in off]  # type: ignore[attr-defined]
-
-    def teardown(self) -> None:
-        if not hasattr(self, "engine"):
-            return
-        again = self.make()
-        for step in self.script:
-            step(again)
-        assert again.account.ledger == self.engine.account.ledger
-        assert [(x.time, x.name) for x in again.events] == [(x.time, x.name) for x in self.engine.events]
-
-
-TestAnyCredit = AnyCredit.TestCase
-TestAnyCredit.settings = settings(max_examples=25, stateful_step_count=20, deadline=None, derandomize=True)

@@ -7,6 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bt_margin import PositionBuilder
 from bt_margin.engine.engine import Fill, MarginEngine, Refusal
@@ -285,3 +287,22 @@ def test_every_vector_is_checked() -> None:
 
     text = Path(__file__).read_text()
     assert [name for name in VECTORS if name not in text] == []
+
+
+@given(st.floats(0.01, 4.0), st.floats(0.2, 3.0), st.sampled_from([CALL, PUT]), st.floats(0.001, 0.999))
+def test_on_the_way_of_any_leg_some_vol_explains_the_mark(move: float, vol: float, symbol: str, share: float) -> None:
+    """In the coin and the coin both straight, a put would be worth more than its strike where the coin falls far."""
+    option, worth, ends = BOOK.as_of(TIME, "nearest").instrument(symbol), 0.0, []
+    legs = (90_000.0, 0.5, TIME, 1 - share), (90_000.0 * move, vol, TIME + 18_000_000, share)
+    for price, sigma, time, part in legs:
+        forward = price * 1.01
+        mark = float(options.model_mark(option, forward, price, options.years_left(option, time), sigma))
+        ends.append(market(symbol, mark, price, time, forward))
+        worth += mark * forward * part
+    here = ends[0].toward(ends[1], share)
+    forward, mark = float(here.forward(symbol)), float(here.mark(symbol))
+    assert mark * forward == pytest.approx(worth, rel=1e-12)
+    assert here.last(symbol) == mark
+    gain = (forward - 100_000.0) * (1 if symbol == CALL else -1)
+    most = forward if symbol == CALL else 100_000.0
+    assert max(0.0, gain) - 1e-6 <= mark * forward <= most * (1 + 1e-12)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from bt_margin.engine.accrual import FundingSeries
-from bt_margin.engine.engine import MarginEngine, Refusal
-from bt_margin.model.account import Account, Order, Position
-from bt_margin.model.ledger import EntryKind
+from bt_margin.engine.engine import MarginEngine
+from bt_margin.model.account import Account, Position
 from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
 from bt_margin.modes.assess import account_pools, assess
@@ -22,7 +18,7 @@ from bt_margin.modes.base import judge
 from bt_margin.rules.book import load_rules
 
 TIME = 1_760_000_000_000 // 28_800_000 * 28_800_000  # early October 2025, on a settlement
-BTC, ETH, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USDT"
+BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 RULES = load_rules("okx").as_of(TIME)
 START = {BTC: 60_000.0, ETH: 3_000.0}
 
@@ -136,120 +132,3 @@ def test_a_walked_leg_makes_no_deficit(position, cash, target) -> None:
     engine.advance(Market(TIME + 1, {symbol: mark}, {symbol: mark}))
     assert not [e for e in engine.events if e.name == "Bankrupt"]
     assert account.balance("USDT") >= -1e-6
-
-
-class AnyTrading(RuleBasedStateMachine):
-    """Orders, fills, funding, jumps and legs in any order: balances and ledger always agree, nothing is negative."""
-
-    @initialize(cash=st.floats(1_000, 1e6), mode=st.sampled_from(["isolated", "cross"]), hedge=st.booleans())
-    def open(self, cash: float, mode: str, hedge: bool) -> None:
-        self.prices = {BTC: 60_000.0, ETH: 3_000.0, SPOT: 60_000.0}
-        settle = np.arange(TIME, TIME + 400 * 28_800_000, 28_800_000)
-        rates = np.where(np.arange(len(settle)) % 3 == 0, -0.002, 0.003)
-        account = Account({"USDT": cash}, "hedge" if hedge else "net")
-        self.engine = MarginEngine(
-            account,
-            mode_named(mode),
-            load_rules("okx"),
-            Market(TIME, self.prices, self.prices),
-            funding={BTC: FundingSeries(settle, rates)},
-        )
-        self.mode, self.hedge, self.next_id = mode, hedge, 1
-
-    @rule(
-        symbol=st.sampled_from([BTC, ETH, SPOT]),
-        buy=st.booleans(),
-        long=st.booleans(),
-        share=st.floats(0.01, 3.0),
-        limit=st.floats(0.8, 1.2),
-        leverage=st.sampled_from([1.0, 3.0, 10.0, 50.0]),
-        reduce=st.booleans(),
-        rest=st.booleans(),
-        other=st.booleans(),
-    )
-    def trade(self, symbol, buy, long, share, limit, leverage, reduce, rest, other) -> None:
-        instrument = self.engine.rules.instrument(symbol)
-        price = self.prices[symbol]
-        worth = max(self.engine.equity_usd(), 10.0) * share
-        size = instrument.floor(worth / (price * instrument.contract_size))
-        side = "net" if not self.hedge or instrument.is_spot else "long" if long else "short"
-        mode = (
-            "cash"
-            if instrument.is_spot
-            else (("cross" if self.mode == "isolated" else "isolated") if other else self.mode)
-        )
-        order = Order(
-            self.next_id,
-            instrument,
-            "buy" if buy else "sell",
-            size,
-            price * limit if rest else None,
-            mode,
-            side,
-            1.0 if instrument.is_spot else leverage,
-            reduce and side == "net" and not instrument.is_spot,
-        )
-        self.next_id += 1
-        taken = self.engine.accept(order)
-        if isinstance(taken, Refusal):
-            assert taken.reason
-            return
-        if not rest:
-            self.engine.fill(taken, taken.size, price)
-
-    @rule(share=st.floats(0.1, 1.0))
-    def fill_one(self, share: float) -> None:
-        if self.engine.account.orders:
-            order = next(iter(self.engine.account.orders.values()))
-            size = max(order.instrument.floor(order.size * share), order.instrument.lot)
-            self.engine.fill(order, min(size, order.size), order.price or self.prices[order.symbol], maker=True)
-
-    @rule(btc=st.floats(0.4, 1.8), eth=st.floats(0.4, 1.8), hours=st.integers(0, 30), jump=st.booleans())
-    def move(self, btc: float, eth: float, hours: int, jump: bool) -> None:
-        self.prices = {BTC: self.prices[BTC] * btc, ETH: self.prices[ETH] * eth, SPOT: self.prices[SPOT] * btc}
-        time = self.engine.market.time + hours * 3_600_000
-        self.engine.advance(Market(time, self.prices, self.prices), jump=jump)
-
-    @rule(amount=st.floats(0, 1e5))
-    def deposit(self, amount: float) -> None:
-        self.engine.deposit("USDT", amount)
-
-    @invariant()
-    def money_is_conserved(self) -> None:
-        account = self.engine.account
-        scale = max((abs(e.total) for e in account.ledger), default=1.0) * max(1, len(account.ledger))
-        for currency, gap in account.conservation_gap().items():
-            assert abs(gap) <= 1e-12 * max(1.0, scale, account.opening.get(currency, 0.0)), currency
-
-    @invariant()
-    def nothing_is_owed(self) -> None:
-        account = self.engine.account
-        held = {p.instrument.settle for p in account.held("cross")}
-        for currency, amount in account.balances.items():
-            assert amount >= -1e-6 or currency in held
-
-    @invariant()
-    def no_pool_is_left_in_breach(self) -> None:
-        for pool in account_pools(self.engine.account):
-            if pool.positions:
-                judgement = judge(pool, self.engine.market, self.engine.rules)
-                # a fill at a price worse than the mark may breach until the next instant judges it
-                assert math.isfinite(float(judgement.equity))
-
-    @invariant()
-    def the_fund_balances(self) -> None:
-        account = self.engine.account
-        booked = math.fsum(e.fund for e in account.ledger)
-        assert sum(account.fund.values()) == pytest.approx(booked, abs=1e-6)
-        for e in account.ledger:
-            if e.kind is EntryKind.TRANSFER:
-                assert e.total + e.fund == 0.0
-
-    @invariant()
-    def positions_have_whole_lots(self) -> None:
-        for position in self.engine.account.positions.values():
-            assert position.size != 0.0
-            assert position.size == position.instrument.snap(position.size)
-
-
-TestAnyTrading = AnyTrading.TestCase
