@@ -215,6 +215,14 @@ class Queue:
         is not used twice."""
         return self._met(held)[0]
 
+    def openings(self, held: float) -> Array:
+        """What of each order opens, 0 where nothing: (orders,)."""
+        met = self.opening(held)
+        if met is self:
+            return self.sizes
+        opens = dict(zip(met.ids, met.sizes.tolist(), strict=True))
+        return np.array([opens.get(order_id, 0.0) for order_id in self.ids])
+
     def leaves(self, held: float) -> float:
         """What it leaves of a position of this signed size."""
         return self._met(held)[1]

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bt_margin.model.account import Account
 from bt_margin.model.assessment import Charge
 from bt_margin.model.instrument import Number
@@ -94,13 +92,11 @@ def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, 
 
 
 def option_orders(pool: Pool, queue: Queue, market: Market, rules: Rules) -> tuple[Number, Number, Number]:
-    """(premiums given, margin, fees) of a queue of option orders, each by itself against the position; closing sells
-    reserve nothing."""
-    head, held = queue.head, sum(p.size for p in pool.positions if p.key == queue.head.key)
-    short = options.short_contracts(pool.positions, pool.orders, head.instrument.family)
-    opens = queue.sizes if held * head.sign >= 0 and not head.closes else np.array(
-        [order.meets(held)[0] for order in queue.orders])
-    return options.reserved(queue, opens, short, market, rules)
+    """(premiums given, margin, fees) of a queue of option orders: what earlier ones use up of a position is not used
+    twice, and closing sells reserve nothing."""
+    held = sum(p.size for p in pool.positions if p.key == queue.head.key)
+    short = options.short_contracts(pool.positions, pool.orders, queue.head.instrument.family)
+    return options.reserved(queue, queue.openings(held), short, market, rules)
 
 
 def _cross_orders(pool: Pool) -> Orders:
@@ -141,7 +137,7 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
             short = options.short_contracts(pool.positions, pool.orders, instrument.family)
             for position in exposure.positions:
                 rows += options.charge(position, market, rules, short)
-            for queue in exposure.orders:
+            for queue in (q for q in _cross_orders(pool).queues if q.head.symbol == instrument.symbol):
                 margin = option_orders(pool, queue, market, rules)[1]
                 rows.append(Charge("order margin", instrument.symbol, margin, 0.0, 0.0))
             continue
