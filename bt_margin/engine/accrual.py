@@ -108,7 +108,7 @@ def funding_entries(
     if isolated:
         free = next((transferable(p, judge(p, market, rules), settle, market, rules)
                      for p in account_pools(account, mode) if p.name == settle or p.holdings is not None), 0.0)
-        from_cash = min(due, max(0.0, free))
+        from_cash = min(due, free)
         if from_cash:
             entries.append(entry(cash=-from_cash))
         due -= from_cash

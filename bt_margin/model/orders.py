@@ -91,6 +91,8 @@ class Order:
 
 def running(values: Array, start: float = 0.0) -> float:
     """`start` and the values, added one by one from the first to the last; (n,)."""
+    if len(values) == 1:
+        return start + float(values[0])
     return float(np.add.accumulate(np.concatenate([[start], values]))[-1])
 
 
@@ -160,6 +162,8 @@ class Queue:
     @cached_property
     def price_range(self) -> tuple[float, float]:
         """Lowest and highest price; NaN where an order is at the market."""
+        if len(self) == 1:
+            return float(self.prices[0]), float(self.prices[0])
         return float(np.min(self.prices)), float(np.max(self.prices))
 
     def limits(self, market: Market) -> Array | list[Number]:
@@ -173,6 +177,8 @@ class Queue:
 
     def plus(self, order: Order, arrival: int) -> Queue:
         """With one order more, behind those that came before it."""
+        if not len(self):
+            return Queue((order,), (order.id,), (arrival,), _column(order), frozenset({order.currency}))
         at = len(self)
         while at and self.arrivals[at - 1] > arrival:
             at -= 1
@@ -186,6 +192,8 @@ class Queue:
     def without(self, order_id: int) -> Queue:
         """With one order less."""
         at = self.ids.index(order_id)
+        if len(self) == 1:
+            return _NOBODY
         return Queue(
             (*self.orders[:at], *self.orders[at + 1:]), (*self.ids[:at], *self.ids[at + 1:]),
             (*self.arrivals[:at], *self.arrivals[at + 1:]), np.delete(self.columns, at, axis=1), self.currencies,

@@ -124,11 +124,11 @@ def transferable(pool: Pool, judged: Judgement, currency: str, market: Market, r
     """Cash of a currency that may become isolated margin or leave its pool: it is there, and nothing needs it."""
     free = max(0.0, float(available(judged)))
     if pool.holdings is None:
-        return min(free, pool.cash)
+        return max(0.0, min(free, pool.cash))
     line = currencies.line(pool, currency, market, rules)
     if line is None:
         return 0.0
-    there = min(float(line.available_balance), float(line.available_equity))
+    there = max(0.0, min(float(line.available_balance), float(line.available_equity)))
     off = currency in pool.holdings.borrowing.collateral_off
     return there if off else min(free / float(line.usd), there)
 
