@@ -16,7 +16,7 @@ from bt_margin.model.account import Account, Position
 from bt_margin.model.ledger import Entry, EntryKind
 from bt_margin.model.market import Market
 from bt_margin.model.moment import HOUR, MINUTE
-from bt_margin.modes.assess import account_pools, available
+from bt_margin.modes.assess import account_pools, transferable
 from bt_margin.modes.base import MarginMode, Pool, judge
 from bt_margin.rules.book import Rules
 
@@ -106,10 +106,9 @@ def funding_entries(
     due = -amount
     entries = []
     if isolated:
-        # what the cross pool uses is not transferable
-        free = next((float(available(judge(p, market, rules))) / (float(market.usd(settle)) if mode.whole else 1.0)
+        free = next((transferable(p, judge(p, market, rules), settle, market, rules)
                      for p in account_pools(account, mode) if p.name == settle or p.holdings is not None), 0.0)
-        from_cash = min(due, max(0.0, min(free, account.balance(settle))))
+        from_cash = min(due, max(0.0, free))
         if from_cash:
             entries.append(entry(cash=-from_cash))
         due -= from_cash

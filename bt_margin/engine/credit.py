@@ -125,9 +125,12 @@ def own_funds(account: Account, order: Order, before: Pool, market: Market, rule
         row = order_report(account, order, market, rules, multi_currency.MULTI_CURRENCY)
         needs, what = row.initial_margin + row.fee, "available balance"
     elif not auto and opening(account, order) > 0:
-        name = order.currency
-        value = float(order.instrument.notional(opening(account, order), order_price(order, market)))
-        needs, what = value / order.leverage, "available equity"
+        name, what = order.currency, "available equity"
+        if order.instrument.is_option:  # a sale: the margin that it reserves
+            needs = order_report(account, order, market, rules, multi_currency.MULTI_CURRENCY).initial_margin
+        else:
+            value = float(order.instrument.notional(opening(account, order), order_price(order, market)))
+            needs = value / order.leverage
     else:
         return None
     line = currencies.line(before, name, market, rules)

@@ -18,7 +18,7 @@ from bt_margin.model.event import Bankrupt, Borrowed, Event, OrdersCancelled, Re
 from bt_margin.model.market import Market
 from bt_margin.modes import currencies
 from bt_margin.modes.account_report import Collateral, collateral
-from bt_margin.modes.assess import account_pools, assess, available, total_equity
+from bt_margin.modes.assess import account_pools, assess, available, total_equity, transferable
 from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
 from bt_margin.modes.isolated import ISOLATED, pool_name
 from bt_margin.rules.book import RuleBook, Rules
@@ -104,15 +104,10 @@ class Present:
 
     def transferable(self, currency: str) -> float:
         """Cash of a currency that may become isolated margin or leave: it is there, and nothing needs it."""
-        if not self.mode.whole:
-            return min(self.available(currency), self.account.balance(currency))
-        pool = self.account_pool()
-        line = currencies.line(pool, currency, self.market, self.rules)
-        if line is None:
+        pool = self.free_pool(currency)
+        if pool is None:
             return 0.0
-        there = max(0.0, min(float(line.available_balance), float(line.available_equity)))
-        off = currency in self.account.borrowing.collateral_off
-        return there if off else min(self.available(currency), there)
+        return transferable(pool, self.look(pool, self.market), currency, self.market, self.rules)
 
     def present_ratio(self) -> float | None:
         """The lowest margin ratio of all pools now; None while nothing is required."""

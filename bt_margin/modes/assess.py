@@ -20,7 +20,7 @@ from bt_margin.model.assessment import (
 from bt_margin.model.instrument import Number
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
-from bt_margin.modes import account_report, options, portfolio_report, spot_margin
+from bt_margin.modes import account_report, currencies, options, portfolio_report, spot_margin
 from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
 from bt_margin.modes.cross import CROSS, backing, reserved
 from bt_margin.modes.isolated import ISOLATED
@@ -119,6 +119,19 @@ def total_equity(account: Account, market: Market) -> Number:
 def available(judgement: Judgement) -> Number:
     """What may still open, in the pool's currency, unclamped: equity less what positions and orders use."""
     return judgement.equity - judgement.initial
+
+
+def transferable(pool: Pool, judged: Judgement, currency: str, market: Market, rules: Rules) -> float:
+    """Cash of a currency that may become isolated margin or leave its pool: it is there, and nothing needs it."""
+    free = max(0.0, float(available(judged)))
+    if pool.holdings is None:
+        return min(free, pool.cash)
+    line = currencies.line(pool, currency, market, rules)
+    if line is None:
+        return 0.0
+    there = min(float(line.available_balance), float(line.available_equity))
+    off = currency in pool.holdings.borrowing.collateral_off
+    return there if off else min(free / float(line.usd), there)
 
 
 def _pool_report(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> PoolReport:

@@ -53,15 +53,16 @@ class Pool:
     def without(self, key: PositionKey, size: float, market: Market | None = None) -> Pool:
         """The pool after `size` (signed change) of one position came off: a what-if, not a booking.
 
-        With a market, what it had gained or lost there stays in the balance of an account pool.
+        With a market, what it was worth there is in the balance of an account pool: what it had gained or lost, what an
+        option was paid for.
         """
         left, holdings = [], self.holdings
         for position in self.positions:
             if position.key == key:
                 remaining = position.reduced(size)
                 if market is not None and holdings is not None:
-                    gained = float(position.backing(market)) * abs(size / position.size)
-                    holdings = holdings.plus(position.currency, gained)
+                    worth = float(position.value(market)) * abs(size / position.size)
+                    holdings = holdings.plus(position.currency, worth)
                 if remaining is not None:
                     left.append(remaining)
             else:

@@ -73,9 +73,10 @@ def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, 
     spot: Number = 0.0
     isolated: Number = 0.0
     fees: Number = 0.0
+    opens = _option_openings(pool)
     for order in pool.orders:
         if order.instrument.is_option:
-            given, margin, fee = _option_order(pool, order, market, rules)
+            given, margin, fee = _option_order(pool, order, opens.get(order.id, 0.0), market, rules)
             spot, fees = spot + given, fees + fee
             isolated = isolated + (margin if order.margin_mode == "isolated" else 0.0)
         elif order.instrument.is_spot and not order.is_cash:
@@ -95,11 +96,16 @@ def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, 
     return spot, isolated, fees
 
 
-def _option_order(pool: Pool, order: Order, market: Market, rules: Rules) -> tuple[Number, Number, Number]:
-    """(premium given, margin, fee) of one option order; closing sells reserve nothing."""
+def _option_openings(pool: Pool) -> dict[int, float]:
+    """What each option order opens: as of all orders, what earlier ones use up of a position is not used twice."""
+    orders = [order for order in pool.orders if order.instrument.is_option]
+    return {order.id: size for order, size in opening_parts(pool.positions, orders)} if orders else {}
+
+
+def _option_order(pool: Pool, order: Order, opens: float, market: Market,
+                  rules: Rules) -> tuple[Number, Number, Number]:
+    """(premium given, margin, fee) of one option order that opens so much; closing sells reserve nothing."""
     instrument = order.instrument
-    parts = opening_parts([p for p in pool.positions if p.key == order.key], (order,))
-    opens = parts[0][1] if parts else 0.0
     short = options.short_contracts(pool.positions, pool.orders, instrument.family)
     given: Number = options.order_premium(order, opens, market) if order.side == "buy" else 0.0
     margin = options.order_margin(order, opens, short, market, rules)
@@ -145,8 +151,9 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
             short = options.short_contracts(pool.positions, pool.orders, instrument.family)
             for position in exposure.positions:
                 rows += options.charge(position, market, rules, short)
-            for order in exposure.orders:
-                margin = _option_order(pool, order, market, rules)[1]
+            opens = {order.id: size for order, size in exposure.opening}
+            for order in (o for o in _cross_orders(pool) if o.symbol == instrument.symbol):
+                margin = _option_order(pool, order, opens.get(order.id, 0.0), market, rules)[1]
                 rows.append(Charge("order margin", instrument.symbol, margin, 0.0, 0.0))
             continue
         if instrument.is_spot:

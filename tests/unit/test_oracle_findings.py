@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.builder import parse_time
 from bt_margin.engine.debts import charge_hour
 from bt_margin.engine.engine import MarginEngine
 from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.ledger import EntryKind
 from bt_margin.model.market import Market
 from bt_margin.modes import borrow, mode_named
 from bt_margin.modes.base import Convert
 from bt_margin.modes.conversion import convert_collateral, gross, penalty_rate
+from bt_margin.modes.currencies import lines
 from bt_margin.modes.valuation import forced_size
 from tests.unit.whole import HOUR, OKX, PAPER, SWAP, TIME, engine, events, moved, names, trade
 
@@ -115,3 +121,79 @@ def test_an_order_that_would_open_after_a_cut_does_not_hold_up_the_ladder() -> N
     assert told.index("OrdersCancelled") < told.index("Reduced") < told.index("Converted")
     ratio = e.present_ratio()
     assert ratio is None or ratio > 1
+
+
+OPTION_MARKET = {CALL: 0.2, INVERSE: 60_000.0}
+
+
+def with_short_call(coins: float, *, auto: bool = True, size: float = -100.0) -> MarginEngine:
+    """A bitcoin short in calls at 0.2 (strike 60,000, forward 60,000): initial margin 0.15 + 0.2, maintenance 0.03 +
+    0.2 a coin.
+    """
+    e = engine({"BTC": coins}, auto=auto, prices=OPTION_MARKET, index={"BTC/USD": 60_000.0})
+    e.market = replace(e.market, forwards={"BTC/USD:BTC-260327": 60_000.0})
+    if size:
+        e.account.adopt(Position(e.rules.instrument(CALL), "cross", "net", size, 0.2, 1.0))
+    return e
+
+
+def option_order(e: MarginEngine, number: int, side: str, size: float, price: float, reduce: bool = False) -> Order:
+    return Order(number, e.rules.instrument(CALL), side, size, price, "cross", "net", 1.0, reduce)
+
+
+@pytest.mark.parametrize(("coins", "taken"), [(0.151, True), (0.149, False)])
+def test_without_auto_borrow_a_sold_option_needs_its_margin_not_its_price(coins: float, taken: bool) -> None:
+    """A coin of calls sold at 0.2: 0.35 - 0.2 reserved, of which 0.2 a coin was asked, here 0.15."""
+    e = with_short_call(coins, auto=False, size=0.0)
+    e.account.balances["USDT"] = 1e6  # the account as a whole could bear it
+    e.market = replace(e.market, indexes={**e.market.indexes, "USDT/USD": 1.0})
+    answer = e.check(option_order(e, 1, "sell", 100.0, 0.2))
+    assert isinstance(answer, Order) is taken
+
+
+def test_of_two_orders_to_buy_a_short_back_the_second_opens() -> None:
+    """Each was judged alone against the whole position: the second reserved no fee and margin of a close."""
+    e = with_short_call(5.0)
+    for number in (1, 2):
+        e.account.place(option_order(e, number, "buy", 100.0, 0.1))
+    (pool,) = e.mode.pools(e.account)
+    (line,) = lines(pool, e.market, e.rules)
+    assert float(line.premiums) == pytest.approx(0.2)
+    assert float(line.fees) == pytest.approx(0.0003)  # of the second: 0.03 % of a coin
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+def test_an_order_to_buy_a_short_back_reserves_what_its_price_is_beyond_the_margin(reduce: bool) -> None:
+    """max(price - initial margin, 0), whether it may only reduce or not: 0.5 - 0.35 of a coin."""
+    e = with_short_call(5.0)
+    e.account.place(option_order(e, 1, "buy", 100.0, 0.5, reduce))
+    (pool,) = e.mode.pools(e.account)
+    rows = [row for row in e.mode.charges(pool, e.market, e.rules) if row.name == "order margin"]
+    assert sum(float(row.initial) for row in rows) == pytest.approx(0.15 * 60_000)
+
+
+def test_what_if_a_short_option_were_bought_back_pays_for_it() -> None:
+    e = with_short_call(5.0)
+    (pool,) = e.mode.pools(e.account)
+    key = pool.positions[0].key
+    after = pool.without(key, 40.0, e.market)
+    assert after.holdings is not None
+    assert after.holdings.balances["BTC"] == pytest.approx(5.0 - 0.4 * 0.2)
+    assert [p.size for p in after.positions] == [-60.0]
+
+
+def test_funding_of_an_isolated_position_takes_no_cash_that_losses_need() -> None:
+    """Until 2024-07 an isolated payer paid out of what may leave the account. A bitcoin of cash against 1.2 of cross
+    losses may not: the margin pays, and no debt grows.
+    """
+    time = parse_time("2022-11-20T00:00:00Z", "")
+    series = FundingSeries(np.array([time + 8 * HOUR]), np.array([0.001]))
+    e = engine({"BTC": 1.0, "ETH": 1_000.0}, time=time, prices={INVERSE: 50_000.0},
+               index={"BTC/USD": 50_000.0, "ETH/USD": 3_000.0}, funding={INVERSE: series})
+    inverse = e.rules.instrument(INVERSE)
+    e.account.adopt(Position(inverse, "cross", "net", 3_600.0, 60_000.0, 10.0))
+    e.account.adopt(Position(inverse, "isolated", "net", 1_000.0, 50_000.0, 2.0, 1.0))
+    e.advance(replace(e.market, time=time + 8 * HOUR))
+    paid = [(entry.key.margin_mode, round(entry.cash, 12), round(entry.margin, 12)) for entry in e.account.ledger
+            if entry.kind is EntryKind.FUNDING and entry.key is not None]
+    assert paid == [("cross", -0.0072, 0.0), ("isolated", 0.0, -0.002)]
