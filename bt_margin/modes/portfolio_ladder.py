@@ -7,6 +7,7 @@ contracts that are held are traded. Source: rule book portfolio margin, section 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -97,8 +98,7 @@ def basis_pairs(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ..
         short = None if long is None else _leg(unit, contracts.expiry != contracts.expiry[long], -1.0)
         if long is None or short is None:
             continue
-        volume = min(abs(float(contracts.delta[i])) for i in (long, short))
-        answer = _pair(pool, unit, (long, short), volume, "basis pair", market, rules)
+        answer = _pair(pool, unit, (long, short), math.inf, "basis pair", market, rules)
         if answer:
             return answer
     return ()
@@ -177,8 +177,8 @@ def _leg(unit: JudgedUnit, fits: NDArray[np.bool_], sign: float) -> int | None:
 def _pair(
     pool: Pool, unit: JudgedUnit, legs: Sequence[int], volume: float, step: str, market: Market, rules: Rules
 ) -> tuple[Reduction, ...]:
-    """A slice of `volume` USD closed on both legs, whole where a lot is more than the slice; () where that frees
-    nothing."""
+    """A slice of `volume` USD, as far as the smaller leg reaches, closed on both legs, whole where a lot is more than
+    the slice; () where that frees nothing."""
     contracts, held = unit.now.contracts, _contracts(unit)
     if contracts is None:
         return ()
@@ -186,7 +186,7 @@ def _pair(
     for share in (rules.portfolio_ladder.hedge_slice, 1.0):
         change: dict[PositionKey, float] = {}
         for i in legs:
-            each = abs(float(contracts.delta[i]) / held[i].size)
+            each = float(contracts.delta[i]) / held[i].size
             change[held[i].key] = -held[i].sign * _lots(held[i], most * share / each, abs(held[i].size))
         if _relieves(pool, change, market, rules):
             return tuple(Close(key, size, step) for key, size in change.items())

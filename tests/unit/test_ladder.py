@@ -8,6 +8,7 @@ import pytest
 
 from bt_margin.model.account import Order, Position
 from bt_margin.model.borrowing import Holdings
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.modes import ladder
 from bt_margin.modes.base import CancelOrders, Close, Pool
@@ -25,7 +26,7 @@ RULES = load_rules("okx").overlay(instruments={
     FUTURE: {"contract_size": 0.1, "tick": 0.1, "lot": 1, "tiers": [[10 * row[0], *row[1:]] for row in ROWS]},
     ETH: {"contract_size": 1.0, "tick": 0.1, "lot": 1, "tiers": ROWS},
 }).as_of(TIME, "nearest")
-MARKS = {SWAP: 100.0, FUTURE: 100.0, ETH: 10.0, CALL: 0.05, PUT: 0.05}
+MARKS = {PAIR: 100.0, SWAP: 100.0, FUTURE: 100.0, ETH: 10.0, CALL: 0.05, PUT: 0.05}
 MARKET = Market(TIME, MARKS, MARKS, {"BTC/USD": 90_000.0}, forwards={"BTC/USD:BTC-260327": 90_000.0})
 
 
@@ -63,6 +64,14 @@ def test_a_delta_pair_is_cut_by_the_forced_order_of_the_larger_margin() -> None:
     assert closes(ladder.delta_neutral(pool(held(FUTURE, 3.0), held(SWAP, -9.0)), MARKET, RULES)) == []  # no lot
     for others in ((held(FUTURE, 15.0), held(SWAP, 9.0)), (held(SWAP, 9.0), held(ETH, -9.0))):
         assert closes(ladder.delta_neutral(pool(*others), MARKET, RULES)) == []
+
+
+def test_a_loan_is_ranked_by_its_own_margin() -> None:
+    """Two longs of 100 USDT a coin: 4 coins borrowed for, at 3 % or more of their debt, beside 2 contracts at 1 %."""
+    loan = MarginPosition(RULES.instrument(PAIR), "cross", "net", 4.0, 100.0, 10.0, direction="long",
+                          margin_currency="USDT", assets=4.0, liability=400.0)
+    answer = ladder.delta_neutral(pool(loan, held(SWAP, 2.0), held(FUTURE, -30.0)), MARKET, RULES)
+    assert sorted(closes(answer)) == [(PAIR, -3.0, "delta-neutral pair"), (FUTURE, 30.0, "delta-neutral pair")]
 
 
 def test_the_position_that_frees_most_goes_first_wherever_it_stands() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 
 from bt_margin.model.account import Order
 from bt_margin.model.market import Market
+from bt_margin.modes import currencies
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
+from bt_margin.modes.judged_units import JudgedUnit, judged_units
 from bt_margin.modes.portfolio import PORTFOLIO
 from bt_margin.modes.portfolio_ladder import (
+    _lots,
     basis_pairs,
     dominant,
     dynamic_delta_hedge,
@@ -21,10 +26,14 @@ from bt_margin.modes.portfolio_ladder import (
     traded,
 )
 
-from .test_portfolio_laws import FUTURE, INVERSE, OPTIONS, SWAP, USDC, instrument, legs_of, market, pool, rules
+from .test_portfolio_laws import DATED, FUTURE, INVERSE, OPTIONS, SWAP, USDC, instrument, legs_of, market, pool, rules
 from .test_portfolio_laws import requirement as needs
 
-STEPS = (stablecoin_hedge, dynamic_delta_hedge, basis_pairs, general_reduction)
+ETH = "ETH/USDT:USDT"
+
+
+def units(held: Pool, at: Market, **over: Any) -> tuple[JudgedUnit, ...]:
+    return judged_units(held, currencies.lines(held, at, rules(**over)), at, rules(**over))
 
 
 def first(held: Pool, at: Market, **over: Any) -> tuple[str, tuple[Reduction, ...]]:
@@ -94,8 +103,15 @@ def test_orders_go_before_positions() -> None:
 def test_steps_that_the_rules_do_not_name_do_nothing() -> None:
     held = pool([(FUTURE, 1_000.0), (SWAP, -1_000.0)], {"USDT": 1e5})
     assert first(held, market(), steps=("general_reduction",))[0] == "general_reduction"
-    for step in STEPS:
-        assert step(held, market(), rules(steps=("none",))) == ()
+    calm = {"mr6_factor": 0.33, "BTC.mr6_factor": 0.33}
+    for step, that, at, over in (
+        (stablecoin_hedge, pool([(SWAP, 1_000.0), (INVERSE, -12_000.0)]), market(usdt=0.9), {}),
+        (dynamic_delta_hedge, pool([(OPTIONS[0], -3_000.0), (SWAP, -100.0)]), market(), calm),
+        (basis_pairs, held, market(), {}), (general_reduction, held, market(), {}),
+    ):
+        assert step(that, at, rules(**over)) != ()
+        assert step(that, at, rules(steps=("none",), **over)) == ()
+        assert step(pool([]), at, rules(**over)) == ()  # nothing to do
 
 
 @settings(deadline=None, max_examples=30)
@@ -120,9 +136,101 @@ def test_no_step_raises_the_requirement_and_the_ladder_ends(legs: Any, usdt: flo
 
 
 def test_the_dominant_charge_names_the_hedge() -> None:
-    from bt_margin.modes import currencies
-    from bt_margin.modes.judged_units import judged_units
-
     held = pool([(SWAP, 1_000.0), (USDC, -1_000.0)])
-    (unit,) = judged_units(held, currencies.lines(held, market(), rules()), market(), rules())
+    (unit,) = units(held, market())
     assert dominant(unit) == "MR1"
+
+
+def sizes(answer: tuple[Reduction, ...]) -> dict[str, float]:
+    return {r.key.symbol: r.size for r in answer if isinstance(r, Close)}
+
+
+def test_of_three_settlements_the_largest_hedge_goes_first_as_far_as_its_legs_reach() -> None:
+    """Twelve bitcoins in USDT against four of the coin's own side and eight of USDC: the eight first, a quarter of the
+    smaller leg, in whole lots downwards.
+    """
+    held = pool([(SWAP, 700.0), (FUTURE, 500.0), (INVERSE, -4_803.0), (USDC, -80_000.0)])
+    answer = stablecoin_hedge(held, market(usdt=0.9), rules())
+    assert {r.step for r in answer if isinstance(r, Close)} == {"stablecoin hedge"}
+    found = sizes(answer)
+    assert set(found) == {SWAP, USDC}  # of the two contracts in USDT the larger
+    mark = {symbol: float(market(usdt=0.9).mark(symbol)) for symbol in found}
+    legs = {SWAP: 7.0 * mark[SWAP] * 0.9, USDC: 8.0 * mark[USDC]}
+    for symbol, contracts in ((SWAP, -700.0), (USDC, 80_000.0)):
+        lot, slice_ = instrument(symbol).lot, 0.25 * min(legs.values()) / legs[symbol] * contracts
+        assert found[symbol] == pytest.approx(math.trunc(slice_ / lot + math.copysign(1e-9, slice_)) * lot, abs=1e-6)
+
+
+def test_the_delta_hedge_takes_a_quarter_of_the_net_delta_and_names_itself() -> None:
+    calm = {"mr6_factor": 0.33, "BTC.mr6_factor": 0.33}
+    held = pool([(OPTIONS[0], -3_000.0), (SWAP, -4_000.0)], {"USDT": 1e7})
+    (unit,) = units(held, market(), **calm)
+    (trade,) = dynamic_delta_hedge(held, market(), rules(**calm))
+    assert isinstance(trade, Close)
+    assert trade.step == "dynamic delta hedge"
+    net, each = float(unit.now.cash_delta), 0.01 * float(market().mark(SWAP))
+    lot = instrument(SWAP).lot
+    assert trade.size == pytest.approx(math.floor(-0.25 * net / each / lot) * lot)
+    assert trade.size < 4_000
+
+
+def test_the_delta_hedge_leaves_alone_what_guards_against_the_worst_move() -> None:
+    """Puts sold, a little more perpetuals short than they ask for: down hurts most, and the perpetuals win there."""
+    calm = {f"{name}{key}": value for name in ("", "BTC.")
+            for key, value in (("mr6_factor", 0.1), ("mr7_delta_one", 0.0), ("mr7_short_option", 0.0))}
+    held = pool([(OPTIONS[1], -9_000.0), (SWAP, -540.0)], {"USDT": 1e7})
+    (unit,) = units(held, market(), **calm)
+    assert dominant(unit) == "MR1"
+    assert float(unit.now.cash_delta) < 0  # the perpetuals drive the delta
+    key = held.positions[-1].key
+    less = done(held, (Close(key, 1.0, ""),), market())
+    then, now = (float(judge(one, market(), rules(**calm)).requirement) for one in (less, held))
+    assert then > now
+    assert dynamic_delta_hedge(held, market(), rules(**calm)) == ()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_of_each_side_the_largest_is_paired_whichever_tenor_it_has(sign: float) -> None:
+    held = pool([(SWAP, sign * 900.0), (INVERSE, sign * 1_000.0), (FUTURE, -sign * 300.0), (DATED, -sign * 6_000.0)])
+    answer = basis_pairs(held, market(), rules())
+    found = sizes(answer)
+    assert set(found) == {SWAP, DATED}
+    assert {r.step for r in answer if isinstance(r, Close)} == {"basis pair"}
+    assert (found[SWAP] < 0, found[DATED] > 0) == (sign > 0, sign > 0)
+
+
+def test_contracts_are_cut_before_options() -> None:
+    held = pool([(SWAP, 1_000.0), (OPTIONS[1], 100.0)], {"USDT": 1e6})
+    assert sizes(general_reduction(held, market(), rules())) == {SWAP: -100.0}
+
+
+def test_the_unit_that_asks_for_most_is_cut_first() -> None:
+    at = market()
+    at = replace(at, marks={**at.marks, ETH: 4_000.0}, indexes={**at.indexes, "ETH/USDT": 4_000.0, "ETH/USD": 4_000.0})
+    for bitcoins, ethers, cut in ((100.0, 9_000.0, ETH), (1_000.0, 900.0, SWAP)):
+        held = pool([(ETH, ethers), (SWAP, bitcoins)])
+        assert set(sizes(general_reduction(held, at, rules()))) == {cut}
+
+
+def test_what_is_not_traded_stays_as_it_was_and_what_is_pays_into_its_own_coin() -> None:
+    """Half of 100 inverse contracts closed: all they had won is in the coin, the rest stands at the mark."""
+    held = pool([(SWAP, 10.0), (INVERSE, 100.0)], {"USDT": 5.0})
+    same = traded(held, {}, market())
+    assert same.positions == held.positions
+    assert currencies.of(same).balances == {"USDT": 5.0}
+    swap, inverse = sorted(held.positions, key=lambda p: p.symbol != SWAP)
+    after = traded(held, {inverse.key: -50.0}, market())
+    mark = float(market().mark(INVERSE))
+    assert currencies.of(after).balances == {"USDT": 5.0, "BTC": pytest.approx(100 * 100 * (1 / 100_000 - 1 / mark))}
+    left = {p.symbol: p for p in after.positions}
+    assert left[SWAP] == swap
+    assert (left[INVERSE].size, left[INVERSE].entry_price) == (50.0, mark)
+
+
+def test_less_than_a_lot_cannot_be_traded() -> None:
+    dust = instrument(SWAP).lot / 2
+    held = pool([(SWAP, dust)], {"USDT": 1e3})
+    assert general_reduction(held, market(), rules()) == ()
+    position = held.positions[0]
+    assert _lots(position, 0.3 * dust, 1.95 * dust) == 0.0
+    assert _lots(position, 0.3 * dust, 2.0 * dust) == 2.0 * dust
