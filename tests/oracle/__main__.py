@@ -7,13 +7,16 @@ import sys
 import time
 
 from tests.oracle.compare import Disagreement, Statistics, compare
+from tests.oracle.coverage import missing
 from tests.oracle.scripts import WRITERS, generate
 
 MODES = tuple(WRITERS)
 
 
 def main() -> int:
-    """Compare; print statistics by mode and every disagreement. Status 1 where there is one."""
+    """Compare; print statistics by mode, what came up in how many scripts, and every disagreement. Status 1 where there
+    is one, or where something that a mode's pages claim never came up.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.oracle", description=__doc__)
     parser.add_argument("--scenarios", type=int, default=2000, help="scripts per mode")
     parser.add_argument("--first", type=int, default=0, help="seed of the first")
@@ -33,7 +36,9 @@ def main() -> int:
         print(f"{mode}: {bad} disagreements in {time.perf_counter() - began:.0f} s")
         for line in statistics.lines():
             print(f"  {line}")
-        failed += bad
+        for name in (never := missing(mode, statistics.scripts)):
+            print(f"  never reached: {name}")
+        failed += bad + len(never)
     return 1 if failed else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TypeVar
 
 from tests.oracle.contract import ZERO, Contract
 from tests.oracle.era import Era
@@ -87,6 +88,35 @@ class SpotOrder:
         return self.base if self.buy else self.quote, amount * (1 - fee)
 
 
+@dataclass
+class OptionOrder:
+    """A resting order of an option, or one at the market: one-way, it closes first and opens with the rest."""
+
+    id: int
+    contract: Option
+    buy: bool
+    size: Decimal
+    price: Decimal
+    reduce_only: bool
+    side = "net"
+
+    @property
+    def key(self) -> Key:
+        return self.contract.symbol, "cross", "net"
+
+    @property
+    def only_closes(self) -> bool:
+        return self.reduce_only
+
+    @property
+    def signed(self) -> Decimal:
+        return self.size if self.buy else -self.size
+
+    def premium(self) -> Decimal:
+        """What buying it gives away, in coin; it is frozen while the order rests (multi-currency, section 6)."""
+        return self.size * self.contract.unit * self.price if self.buy else ZERO
+
+
 @dataclass(frozen=True)
 class Happening:
     """An event: its name, time, pool, and its numbers and words by name."""
@@ -103,7 +133,7 @@ class Book:
     """Money, contracts and orders. `flows` holds (kind, currency, account's gain, fund's gain).
 
     Where the whole account stands behind its debts: `spot` are its resting spot orders, `accrued` the interest not
-    deducted yet, `owed` the currencies that it is known to owe.
+    deducted yet, `owed` the currencies that it is known to owe, `options` and `option_orders` its cross options.
     """
 
     cash: dict[str, Decimal]
@@ -118,8 +148,11 @@ class Book:
     accrued: dict[str, Decimal] = field(default_factory=dict)
     owed: set[str] = field(default_factory=set)
     options: dict[str, OptionPosition] = field(default_factory=dict)
-    buying: tuple[Option, Decimal, Decimal] | None = None
-    """In portfolio margin: options held by symbol; one that is asked for: signed contracts, price."""
+    option_orders: dict[int, OptionOrder] = field(default_factory=dict)
+
+    def withdraw(self, order_id: int) -> None:
+        for orders in (self.orders, self.spot, self.option_orders):
+            orders.pop(order_id, None)  # type: ignore[attr-defined]
 
     def held(self, mode: str) -> Iterator[Position]:
         """Positions of a margin mode, by symbol and side."""
@@ -138,12 +171,16 @@ class Book:
         self.happenings.append(Happening(name, time, pool, numbers, words))
 
 
-def opening_parts(book: Book, orders: list[Order]) -> list[tuple[Order, Decimal]]:
+AnyOrder = TypeVar("AnyOrder", Order, OptionOrder)
+
+
+def opening_parts(book: Book, orders: list[AnyOrder]) -> list[tuple[AnyOrder, Decimal]]:
     """What each order opens, in order of arrival. A closing order opens nothing; a one-way order against the position
     first uses the position up, and only what goes through opens (recorded DEMO-ORDER-FREEZE-RULES). What an earlier
     order uses up is not used twice (the engine's documented reading).
     """
     left = {key: position.size for key, position in book.positions.items()}
+    left |= {option.key: option.size for option in book.options.values()}
     parts = []
     for order in orders:
         if order.only_closes:

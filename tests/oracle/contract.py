@@ -52,6 +52,11 @@ class Contract:
         stem, dash, _ = self.symbol.partition("-")
         return stem + dash
 
+    @property
+    def index(self) -> str:
+        """The pair whose index it is delivered at."""
+        return f"{self.coin}/{self.settle if self.linear else 'USD'}"
+
     @cached_property
     def expiry(self) -> int:
         """08:00 UTC of the day in the symbol (rule book section 11); 0: a perpetual, which never is delivered."""

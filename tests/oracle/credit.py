@@ -7,14 +7,14 @@ from __future__ import annotations
 from copy import copy
 from decimal import ROUND_FLOOR, Decimal
 
-from tests.oracle import orders
-from tests.oracle.book import Book, Order, SpotOrder
+from tests.oracle import option_margin, orders
+from tests.oracle.book import Book, OptionOrder, Order, SpotOrder, opening_parts
 from tests.oracle.contract import ZERO
 from tests.oracle.cross import order_value
 from tests.oracle.multi_currency import Wealth
-from tests.oracle.option import Option, OptionPosition
+from tests.oracle.option import OptionPosition
 from tests.oracle.orders import Refused
-from tests.oracle.portfolio import Portfolio, option_fee
+from tests.oracle.portfolio import Portfolio
 
 EVEN = Decimal("1e-9")
 """Of the account: the gate's documented tolerance."""
@@ -22,10 +22,12 @@ EVEN = Decimal("1e-9")
 
 def check(wealth: Wealth, order: Order, filling: bool) -> Order | Refused:
     """A contract order as the venue takes it; one that only closes needs nothing but a position."""
-    book = wealth.book
+    book, alone = wealth.book, order.mode == "isolated"
+    if alone and not wealth.terms.isolated:
+        return Refused("isolated")  # 50072
     if order.only_closes:
         return orders.cut(book, order)
-    if isinstance(wealth, Portfolio):
+    if isinstance(wealth, Portfolio) and not alone:
         if in_family(book, order) > order.contract.tiers[-1].ceiling:
             return Refused("size")  # 51004
         return afford(wealth, wealth.but(orders={**book.orders, order.id: order})) or order
@@ -34,51 +36,82 @@ def check(wealth: Wealth, order: Order, filling: bool) -> Order | Refused:
     part = orders.opens(book, order, filling)
     if part and orders.within(book, order, filling) > order.contract.most_contracts(order.leverage):
         return Refused("size")  # 51004
-    after = wealth.but(orders={**book.orders, order.id: order})
-    short = ZERO
-    if part and not wealth.terms.auto:
-        currency = order.contract.settle
-        needs = order_value(order, part, wealth.prices) / order.leverage
-        short = lacking(needs, wealth.available_equity(currency))
+    after, currency = wealth.but(orders={**book.orders, order.id: order}), order.contract.settle
+    if part and not alone and currency in wealth.terms.off:
+        return Refused("collateral")  # 54024
+    short, value = ZERO, order_value(order, part, wealth.prices)
+    if alone:  # margin and fee out of coins that are there, borrowed or not (section 6)
+        short = lacking(value / order.leverage + value * order.contract.taker, wealth.available_balance(currency))
+    elif part and not wealth.terms.auto:
+        short = lacking(value / order.leverage, wealth.available_equity(currency))
     return Refused("funds", short) if short else afford(wealth, after) or order
 
 
 def in_family(book: Book, order: Order) -> Decimal:
     """What a family would hold on the order's side: caps by family replace tiers in portfolio margin (section 6)."""
     family, sign = order.contract.family, 1 if order.buy else -1
-    held = sum((p.size * sign for p in book.positions.values() if p.contract.family == family), ZERO)
+    held = sum((p.size * sign for p in book.held("cross") if p.contract.family == family), ZERO)
     return held + order.size + sum(
         (other.size for other in book.orders.values() if other.contract.family == family and other.buy is order.buy
-         and other.id != order.id and not other.only_closes), ZERO)
+         and other.mode == "cross" and other.id != order.id and not other.only_closes), ZERO)
 
 
-def fill_option(wealth: Portfolio, option: Option, contracts: Decimal, price: Decimal, reduce: bool) -> Refused | None:
-    """Signed contracts at a price: what closes trades against the position, the rest opens; each pays its fee."""
-    book, held = wealth.book, wealth.book.options.get(option.symbol)
-    against = abs(held.size) if held is not None and held.size * contracts < 0 else ZERO
-    if reduce and not against:
-        return Refused("nothing to close")
-    sign = 1 if contracts > 0 else -1
-    size = min(abs(contracts), against) if reduce else abs(contracts)
-    refused = afford(wealth, wealth.but(buying=(option, sign * size, price)), reduce)
-    if refused:
-        return refused
-    closes = min(size, against)
-    for part in (closes, size - closes):
+def check_option(wealth: Wealth, order: OptionOrder, filling: bool) -> OptionOrder | Refused:
+    """What only closes is cut to the position. Outside portfolio margin what it reserves has to be there: of buys the
+    balance, of sales without auto-borrow the available equity (sections 1, 4.5 and 6).
+    """
+    option, book = order.contract, wealth.book
+    held = book.options.get(option.symbol)
+    if order.reduce_only:
+        if held is None or held.size * order.signed >= 0:
+            return Refused("nothing to close")
+        order = copy(order)
+        order.size = min(order.size, abs(held.size))
+    queue = [] if filling else [other for other in book.option_orders.values() if other.key == order.key]
+    parts = opening_parts(book, [*queue, order])
+    opens = next((part for other, part in parts if other is order), ZERO)
+    portfolio = isinstance(wealth, Portfolio)
+    if opens and option.coin in wealth.terms.off:
+        return Refused("collateral")  # 54024
+    if not portfolio:
+        needs, has = option_margin.reserved(order, opens, wealth.prices), wealth.available_equity(option.coin)
+        if order.buy:
+            fee = option_margin.trading_fee(option, opens, order.price, option.taker)
+            needs += opens * option.unit * order.price + fee
+            has = wealth.available_balance(option.coin)
+        short = lacking(needs, has) if order.buy or (opens and not wealth.terms.auto) else ZERO
+        if short:
+            return Refused("funds", short)
+    return afford(wealth, wealth.with_option(order), order.reduce_only and portfolio) or order
+
+
+def fill_option(wealth: Wealth, order: OptionOrder, size: Decimal, price: Decimal, rate: Decimal) -> Refused | None:
+    """What closes trades against the position, the rest opens; each pays its fee. A refused order is withdrawn."""
+    book, asked = wealth.book, copy(order)
+    asked.size, asked.price = size, price
+    resting = book.option_orders.pop(order.id, None)
+    taken = check_option(wealth, asked, True)
+    if isinstance(taken, Refused):
+        return taken
+    option, sign = order.contract, 1 if order.buy else -1
+    held = book.options.get(option.symbol)
+    closes = min(taken.size, abs(held.size)) if held is not None and held.size * sign < 0 else ZERO
+    opens = taken.size - closes
+    for part in (closes, opens):
         if part:
-            coins = part * option.unit
-            book.book("trade", None, option.coin, -sign * coins * price)
-            book.book("fee", None, option.coin, -option_fee(option, coins, price))
-    if closes and held is not None:
-        held.size += sign * closes
-    if held is None or not held.size:
+            book.book("trade", None, option.coin, -sign * part * option.unit * price)
+            book.book("fee", None, option.coin, -option_margin.trading_fee(option, part, price, rate))
+    if held is None or abs(held.size) == closes:
         book.options.pop(option.symbol, None)
-        if size > closes:
-            book.options[option.symbol] = OptionPosition(option, sign * (size - closes), price)
-    elif size > closes:
-        opened = size - closes
-        held.entry = (abs(held.size) * held.entry + opened * price) / (abs(held.size) + opened)
-        held.size += sign * opened
+        if opens:
+            book.options[option.symbol] = OptionPosition(option, sign * opens, price)
+    else:
+        if opens:
+            held.entry = (abs(held.size) * held.entry + opens * price) / (abs(held.size) + opens)
+        held.size += sign * taken.size
+    if resting is not None and resting.size > size:
+        resting.size -= size
+        book.option_orders[order.id] = resting
     return None
 
 
@@ -107,6 +140,8 @@ def afford(now: Wealth, after: Wealth, closes: bool = False) -> Refused | None:
             continue
         if not now.terms.auto:
             return Refused("no auto-borrow", owed)
+        if currency in now.terms.off:
+            return Refused("collateral", owed)
         setting = now.terms.leverage[currency]
         tier = max((row.ceiling for row in now.terms.borrow[currency] if row.leverage >= setting), default=ZERO)
         for limit in (tier, now.terms.limits[currency]):

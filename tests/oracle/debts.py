@@ -65,7 +65,11 @@ def free_quota(wealth: Wealth, currency: str) -> Decimal:
 
 
 def sellable(wealth: Wealth, currency: str) -> Decimal:
-    """Cash, as far as losses not realised do not need it."""
+    """Cash, as far as losses not realised do not need it; a coin switched off as collateral answers for nothing
+    (section 3.1).
+    """
+    if currency in wealth.terms.off:
+        return ZERO
     return max(ZERO, min(wealth.own(currency), wealth.equity(currency)))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from bt_margin.engine import credit, portfolio_orders
 from bt_margin.engine.accrual import FundingSeries
+from bt_margin.engine.clock import Deleveraging
 from bt_margin.engine.control import RiskControl
 from bt_margin.engine.engine import MarginEngine, Refusal
 from bt_margin.model.account import Account, Order
@@ -22,6 +23,7 @@ from bt_margin.modes import mode_named
 from bt_margin.modes.assess import assess
 from bt_margin.modes.base import Judgement, Pool, judge
 from bt_margin.modes.currencies import lines
+from bt_margin.modes.isolated import ISOLATED
 from bt_margin.modes.judged_units import judged_units
 from tests.oracle.account import AccountReplay
 from tests.oracle.portfolio import Portfolio
@@ -90,7 +92,7 @@ class EngineRun:
         book, interest = BOOK, {}
         if (terms := scenario.terms) is not None:
             account.spot_use = SpotUse(unit=terms.choices)
-            account.borrowing = Borrowing(terms.auto, {c: float(x) for c, x in terms.leverage.items()})
+            account.borrowing = Borrowing(terms.auto, {c: float(x) for c, x in terms.leverage.items()}, terms.off)
             interest = {c: float(x) for c, x in terms.yearly.items()}
             slices = {} if terms.ladder is None else {"portfolio": {
                 "hedge_slice": terms.ladder.hedge_slice, "liquidation_slice": terms.ladder.liquidation_slice}}
@@ -104,7 +106,9 @@ class EngineRun:
                   for symbol, rows in scenario.funding.items() if rows}
         market = Market(scenario.time, dict(scenario.marks), dict(scenario.marks), dict(scenario.indexes),
                         forwards=dict(scenario.forwards))
-        self.engine = Silent(account, mode_named(scenario.mode), book, market, funding=series, interest=interest)
+        script = [Deleveraging(one.time, one.symbol, one.share, one.side) for one in scenario.deleveraging]
+        self.engine = Silent(account, mode_named(scenario.mode), book, market, funding=series, interest=interest,
+                             deleveraging=script)
         self._events = self._entries = 0
         self.shortfall = 0.0
 
@@ -168,9 +172,15 @@ class EngineRun:
                     "fee account": float(judged.fee)}
         if judged.requirement:
             numbers["ratio account"] = float(judged.equity) / float(judged.requirement)
+        for alone in ISOLATED.pools(engine.account):
+            held = judge(alone, engine.market, engine.rules)
+            numbers |= {f"equity {alone.name}": float(held.equity), f"initial {alone.name}": float(held.initial),
+                        f"maintenance {alone.name}": float(held.maintenance), f"fee {alone.name}": float(held.fee),
+                        f"ratio {alone.name}": float(held.equity) / float(held.requirement)}
         rows = lines(pool, engine.market, engine.rules)
         for row in rows:
             numbers[f"equity {row.currency}"] = float(row.equity)
+            numbers[f"backing {row.currency}"] = float(row.backing)
             numbers[f"borrow {row.currency}"] = float(row.potential_borrow)
         if engine.mode.name == "portfolio":
             for one in judged_units(pool, rows, engine.market, engine.rules):
@@ -187,6 +197,8 @@ def told(event: Event) -> Told:
     for field in fields(event):
         value: Any = getattr(event, field.name)
         if field.name in ("time", "pool", "report") or (field.name == "reason" and event.name != "Converted"):
+            continue
+        if value is None:  # a ratio of nothing
             continue
         if field.name in ("step", "reason"):
             words.append(value)
@@ -243,6 +255,7 @@ class OracleRun:
                     numbers |= {f"{charge} {name}": value for charge, value in now.charges.items()}
                     numbers |= {f"delta {name}": now.cash_delta, f"unit {name}": now.maintenance}
             for currency in wealth.currencies:
-                numbers |= {f"equity {currency}": float(wealth.equity(currency)),
+                shown = wealth.own(currency) + wealth.upl(currency) + wealth.option_worth(currency)
+                numbers |= {f"equity {currency}": float(shown), f"backing {currency}": float(wealth.equity(currency)),
                             f"borrow {currency}": float(wealth.potential_borrow(currency))}
-        return Snapshot(answer, events, flows, numbers, (*book.orders, *book.spot))
+        return Snapshot(answer, events, flows, numbers, (*book.orders, *book.spot, *book.option_orders))

@@ -22,6 +22,8 @@ class Era:
     """An order's loss is part of its cost, since 2024-11-08 (rule book 6.1)."""
     full_funding: bool = True
     """Funding is collected in full, since 2024-07-01 06:00 (rule book 8); before down to a ratio of 1."""
+    delivery_minutes: int = 60
+    """The index before a delivery is averaged over an hour; since 2026-03-18 over 30 minutes (section 11)."""
     highest_first: bool = True
     """Forced repayment sells the highest discount rate first, since 2024-09-06 (multi-currency, section 5.1: the newer
     page; the day is that of its newest edition), before the lowest."""
@@ -29,4 +31,4 @@ class Era:
 
 def era_of(time: int) -> Era:
     return Era(time >= _ms("2025-05-16"), time >= _ms("2024-11-08"), time >= _ms("2024-11-08"),
-               time >= _ms("2024-07-01T06:00"), time >= _ms("2024-09-06"))
+               time >= _ms("2024-07-01T06:00"), 30 if time >= _ms("2026-03-18") else 60, time >= _ms("2024-09-06"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from random import Random
 
-from tests.oracle.contract import Contract, exact
+from tests.oracle.clock import Deleveraging
+from tests.oracle.contract import Contract, exact, ms_of
 from tests.oracle.scenario import (
     Act,
     AddMargin,
@@ -33,6 +35,13 @@ MARKS = {
     "BTC/USD:BTC-260327": 112_000.0,
     "BTC/USD:BTC-260626": 113_000.0,
 }
+
+
+def about(symbol: str) -> float:
+    """What a contract costs, about; one that is delivered soon costs what its perpetual does."""
+    return MARKS.get(symbol) or MARKS[symbol.partition("-")[0]]
+
+
 THEMES = (
     ("BTC/USDT:USDT",),
     ("ETH/USDT:USDT", "SOL/USDT:USDT"),
@@ -49,7 +58,11 @@ LEVERAGES = (2.0, 3.0, 5.0, 10.0, 20.0, 33.0, 50.0, 75.0, 100.0)
 
 
 class Writer:
+    """`expiry`: of the contracts that are delivered within the script, if there are some."""
+
     begin_with, length = 4, (3, 12)
+    delivers, deleverages = 0.5, 0.12
+    """How often a script with futures sees one delivered, how often somebody is deleveraged."""
 
     def __init__(self, mode: str, seed: int) -> None:
         self.mode, self.name = mode, f"{mode} {seed}"
@@ -57,10 +70,11 @@ class Writer:
         self.hedge = self.dice.random() < 0.4
         begin = self.dice.choices(TIMES, (6, 2, 2))[0]
         self.start = self.time = begin + self.dice.randrange(8 * HOUR)
-        self.symbols: tuple[str, ...] = self.dice.choice(THEMES)
+        self.expiry = 0
+        self.symbols: tuple[str, ...] = self.soon(self.dice.choice(THEMES))
         self.contracts = {symbol: contract_of(symbol, self.time) for symbol in self.symbols}
         level = self.dice.uniform(0.6, 1.4)
-        self.first = {symbol: self.tick(symbol, MARKS[symbol] * level) for symbol in self.symbols}
+        self.first = {symbol: self.tick(symbol, about(symbol) * level) for symbol in self.symbols}
         self.marks = dict(self.first)
         self.cash: dict[str, float] = {}
         self.leverage: dict[tuple[str, str, str], float] = {}
@@ -82,6 +96,45 @@ class Writer:
     def margin_mode(self) -> str:
         return "isolated" if self.mode == "isolated" or self.dice.random() < 0.15 else "cross"
 
+    # ------------------------------------------------------------------ deliveries
+
+    def soon(self, symbols: tuple[str, ...]) -> tuple[str, ...]:
+        """At times the last future is one that expires at the next 08:00 UTC but for three hours."""
+        if "-" not in symbols[-1] + symbols[min(1, len(symbols) - 1)] or self.dice.random() > self.delivers:
+            return symbols
+        day = self.day()
+        place = max(i for i, symbol in enumerate(symbols) if "-" in symbol)
+        stem = symbols[place].partition("-")[0]
+        return (*symbols[:place], f"{stem}-{day}", *symbols[place + 1:])
+
+    def day(self) -> str:
+        """The day of the delivery, as symbols say it."""
+        after = self.start + 3 * HOUR
+        self.expiry = after - (after - 8 * HOUR) % (24 * HOUR) + 24 * HOUR
+        day = datetime.fromtimestamp(self.expiry / 1000, UTC).strftime("%y%m%d")
+        assert ms_of(day) == self.expiry
+        return day
+
+    def pace(self, wait: int, jump: bool) -> bool:
+        """Time goes on. Bars end before and at a delivery, and none of them jumps in the hour that is averaged,
+        for no time at all or some.
+        """
+        if self.expiry - 2 * HOUR <= self.time < self.expiry:
+            wait = max(wait, 60_000)
+        then = self.time + wait
+        for stop in (self.expiry - 2 * HOUR, self.expiry - HOUR // 2, self.expiry):
+            if self.time < stop < then:
+                then = stop
+                break
+        near = self.time < self.expiry and then > self.expiry - 2 * HOUR
+        self.time = then
+        return jump and not near
+
+    def indexes(self) -> dict[str, float]:
+        """What a future is delivered at: the pair of the coin, near the future's mark."""
+        return {self.contracts[s].index: round(self.marks[s] * 0.9995, 4) for s in self.symbols
+                if self.expiry and self.contracts[s].expiry == self.expiry}
+
     # ------------------------------------------------------------------ the script
 
     def scenario(self) -> Scenario:
@@ -92,8 +145,22 @@ class Writer:
         for _ in range(self.dice.randint(*self.length)):
             self.step()
         self.crash()
+        while self.time < self.expiry:
+            self.move()
+        for _ in range(self.dice.randint(1, 4) if self.expiry else 0):
+            self.step()
         funding = {symbol: self.rates() for symbol in self.symbols if "-" not in symbol and self.dice.random() < 0.8}
-        return Scenario(self.name, self.mode, self.hedge, self.start, self.cash, self.first, funding, tuple(self.acts))
+        return Scenario(self.name, self.mode, self.hedge, self.start, self.cash, self.first, funding, tuple(self.acts),
+                        deleveraging=self.deleveraging())
+
+    def deleveraging(self) -> tuple[Deleveraging, ...]:
+        if self.time == self.start or self.dice.random() > self.deleverages:
+            return ()
+        symbols = [act.symbol for act in self.acts if isinstance(act, Trade) and ":" in act.symbol]
+        if not symbols:
+            return ()
+        return (Deleveraging(self.dice.randint(self.start + 1, self.time), self.dice.choice(symbols),
+                             self.dice.choice((0.3, 0.5, 1.0)), self.dice.choice(("", "", "long", "short"))),)
 
     def step(self) -> None:
         self.dice.choices(
@@ -243,7 +310,7 @@ class Writer:
             marks[symbol] = self.tick(symbol, self.marks[symbol] * max(0.05, 1 + own))
         self.acts.append(self.to(marks, self.dice.random() < 0.3))
 
-    def to(self, marks: dict[str, float], jump: bool) -> Move:
+    def to(self, marks: dict[str, float], jump: bool, hours: int = 0) -> Move:
         self.marks = marks
-        self.time += self.dice.choice((0, 60_000, HOUR, HOUR, 6 * HOUR, 12 * HOUR))
-        return Move(self.time, dict(marks), jump)
+        jump = self.pace(self.dice.choice((0, 60_000, HOUR, HOUR, 6 * HOUR, 12 * HOUR)) + hours * HOUR, jump)
+        return Move(self.time, dict(marks), jump, self.indexes())

@@ -78,7 +78,7 @@ def general_reduction(wealth: Portfolio, unit: Unit, row: Any) -> Cuts:
         return {}
     contracts = {leg.contract.symbol for leg in unit.legs}
     everything = contracts | {leg.contract.symbol for leg in unit.options}
-    held: dict[str, Position | OptionPosition] = {p.contract.symbol: p for p in wealth.book.positions.values()}
+    held: dict[str, Position | OptionPosition] = {p.contract.symbol: p for p in wealth.book.held("cross")}
     held |= wealth.book.options
     for share, group in ((row.liquidation_slice, contracts), (row.liquidation_slice, everything), (1.0, everything)):
         cuts = {}
@@ -137,6 +137,9 @@ def closed(wealth: Portfolio, cuts: Cuts) -> Portfolio:
     book, cash = wealth.book, dict(wealth.book.cash)
     positions: dict[Any, Position] = {}
     for key, position in book.positions.items():
+        if position.mode == "isolated":
+            positions[key] = position
+            continue
         cut = cuts.get(position.contract.symbol, ZERO)
         part = cut if position.size > 0 else -cut
         settle = position.contract.settle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 
 from tests.oracle.book import Book, Position, Prices
@@ -35,10 +36,12 @@ def required(position: Position, marks: Prices) -> Decimal:
     return maintenance(position, marks) + closing_fee(position, marks)
 
 
-def liquidate(book: Book, position: Position, marks: Prices, time: int) -> None:
+def liquidate(book: Book, position: Position, marks: Prices, time: int,
+              settled: Callable[[], None] = lambda: None) -> None:
     """At a ratio of 1 or less: its orders go, all of them (rule book section 7); then one tier at a time, judged anew
     after every step (item 3); whole in tier 1. A whole close brings the margin to zero: a deficit is refunded (item 9),
-    a surplus is returned to cash (`surplus = "returned"`, liquidation.toml, inferred).
+    a surplus is returned to cash (`surplus = "returned"`, liquidation.toml, inferred), which may repay what is owed:
+    `settled` says so.
     """
     pool, mark, before = pool_name(position), marks[position.contract.symbol], equity(position, marks)
     ratio = before / required(position, marks)
@@ -62,4 +65,5 @@ def liquidate(book: Book, position: Position, marks: Prices, time: int) -> None:
     left = position.margin
     book.cash[position.contract.settle] = book.cash.get(position.contract.settle, ZERO) + left
     del book.positions[position.key]
+    settled()
     book.say("TakenOver", time, pool, position.key, margin_ratio=first, loss=before - left, refund=refund)

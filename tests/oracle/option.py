@@ -16,7 +16,9 @@ BISECTIONS = 200
 @dataclass(frozen=True)
 class Option:
     """A coin-settled option. `unit`: coins a contract; `fee_cap`, `forced_cap`: shares of premium and of mark value
-    that a fee may reach; `rate_c`: of a short's maintenance margin, which its forced close is fined by.
+    that a fee may reach; `rate_a`, `rate_b`, `least_order`, `rate_c`: of a short's initial and maintenance margin (rule
+    book of isolated margin, section 3.3), the last also of the fine for its forced close; `exercise`: fee per coin, and
+    the share of what is paid that it may reach; `fee_in_orders`: until 2024 what an order reserves held the fee.
     """
 
     symbol: str
@@ -27,14 +29,25 @@ class Option:
     unit: Decimal
     lot: Decimal
     taker: Decimal
+    maker: Decimal
     fee_cap: Decimal
     forced_cap: Decimal
+    rate_a: Decimal
+    rate_b: Decimal
     rate_c: Decimal
+    least_order: Decimal
+    exercise: Decimal
+    exercise_cap: Decimal
+    fee_in_orders: bool
 
     @property
     def forward(self) -> str:
         """What the forward of its expiry is called."""
         return self.symbol.rsplit("-", 2)[0]
+
+    @property
+    def index(self) -> str:
+        return f"{self.coin}/USD"
 
     def years(self, time: int) -> float:
         return max(self.expiry - time, 0) / YEAR_MS

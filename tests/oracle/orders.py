@@ -153,12 +153,12 @@ def open_(book: Book, order: Order, size: Decimal, price: Decimal, rate: Decimal
         book.cash[contract.settle] -= value / order.leverage
 
 
-def add_margin(book: Book, held: Position, amount: Decimal, marks: Prices) -> Refused | None:
-    """In: no more than is free in cash. Out: no more than margin - initial margin at entry + min(0, upl)
+def add_margin(book: Book, held: Position, amount: Decimal, marks: Prices, free: Decimal) -> Refused | None:
+    """In: no more than is free in cash (`free`). Out: no more than margin - initial margin at entry + min(0, upl)
     (DEMO-REDUCIBLE-1..3, 59301).
     """
     currency = held.contract.settle
-    if amount > 0 and amount > free_cash(book, currency, marks):
+    if amount > 0 and amount > free:
         return Refused("funds")
     if amount < 0 and -amount > held.margin - held.initial_at_entry() + min(ZERO, held.upl(marks)):
         return Refused("reducible")
@@ -172,7 +172,7 @@ def free_cash(book: Book, currency: str, marks: Prices) -> Decimal:
     return min(max(ZERO, free_margin(book, currency, marks)), book.cash.get(currency, ZERO))
 
 
-def set_leverage(book: Book, held: Position, leverage: Decimal, marks: Prices) -> Refused | None:
+def set_leverage(book: Book, held: Position, leverage: Decimal, marks: Prices, free: Decimal) -> Refused | None:
     """Isolated: where margin + upl covers the need at the new leverage nothing moves, else margin becomes need - upl
     and cash pays the top-up (DEMO-LEVERAGE-CHANGE-1..5). Cross: only the initial margin changes. Above what the size
     allows: refused (DEMO-LEVERAGE-LIMIT-4).
@@ -184,7 +184,7 @@ def set_leverage(book: Book, held: Position, leverage: Decimal, marks: Prices) -
         need, upl = contract.value(held.size, held.entry) / leverage, held.upl(marks)
         top_up = need - upl - held.margin
         if top_up > 0:
-            if top_up > free_cash(book, contract.settle, marks):
+            if top_up > free:
                 return Refused("funds")
             held.margin += top_up
             book.cash[contract.settle] -= top_up

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 from tests.oracle.book import Book, Position, Prices
 from tests.oracle.contract import ONE
 
-Forced = list[tuple[Position, Decimal, str]]
+Forced = list[tuple[Any, Decimal, str]]
 """(position, contracts to close, name of the step)."""
 
 
@@ -55,8 +56,8 @@ def delta_lots(position: Position, delta: Decimal, marks: Prices) -> Decimal:
     return position.contract.whole_lots(contracts + position.contract.lot * Decimal("1e-9"))
 
 
-def largest_relief(held: list[Position], cut: Callable[[Position], Decimal],
-                   relief: Callable[[Position, Decimal], Decimal]) -> Forced:
+def largest_relief(held: list[Any], cut: Callable[[Any], Decimal],
+                   relief: Callable[[Any, Decimal], Decimal]) -> Forced:
     """Phase 3: the one forced order, down one tier or whole, that frees the largest requirement, ties by symbol.
 
     Read before the order's own fee and penalty; a resting order that the cut lets open counts (the engine's documented

@@ -25,40 +25,9 @@ class Portfolio(Wealth):
     def time(self) -> int:
         return round(self.prices["time"])
 
-    @cached_property
-    def currencies(self) -> list[str]:
-        coins = {held.contract.coin for held in self.book.options.values()}
-        return sorted({*super().currencies, *coins, *([self.book.buying[0].coin] if self.book.buying else [])})
-
-    # ------------------------------------------------------------------ a currency
-
     def option_value(self, currency: str) -> Decimal:
         """At the mark, short ones negative: options back the account (section 4)."""
-        return sum((held.size * held.contract.unit * self.prices[held.contract.symbol]
-                    for held in self.book.options.values() if held.contract.coin == currency), ZERO)
-
-    def fees(self, currency: str) -> Decimal:
-        asked = self.book.buying
-        if asked is None or asked[0].coin != currency:
-            return super().fees(currency)
-        option, contracts, price = asked
-        held = self.book.options.get(option.symbol)
-        closes = min(abs(contracts), abs(held.size)) if held and held.size * contracts < 0 else ZERO
-        coins = (abs(contracts) - closes) * option.unit
-        return super().fees(currency) + option_fee(option, coins, price)
-
-    def premium(self, currency: str) -> Decimal:
-        """What an order that buys options gives away."""
-        asked = self.book.buying
-        if asked is None or asked[0].coin != currency or asked[1] < 0:
-            return ZERO
-        return asked[1] * asked[0].unit * asked[2]
-
-    def frozen(self, currency: str) -> Decimal:
-        return super().frozen(currency) + self.premium(currency)
-
-    def adjusted_equity(self) -> Decimal:
-        return super().adjusted_equity() - sum((self.premium(c) * self.usd(c) for c in self.currencies), ZERO)
+        return self.option_worth(currency)
 
     # ------------------------------------------------------------------ units
 
@@ -71,12 +40,12 @@ class Portfolio(Wealth):
     def units(self) -> list[Cases]:
         names: dict[str, str] = {}
         for order in self.book.orders.values():
-            if not order.only_closes:
+            if not order.only_closes and order.mode == "cross":
                 names[self.unit_name(order.contract.coin, order.contract.settle)] = order.contract.coin
-        for held in self.book.positions.values():
+        for held in self.book.held("cross"):
             names[self.unit_name(held.contract.coin, held.contract.settle)] = held.contract.coin
-        options = [held.contract for held in self.book.options.values()]
-        for option in [*options, *([self.book.buying[0]] if self.book.buying else [])]:
+        asked = [order.contract for order in self.book.option_orders.values() if not order.only_closes]
+        for option in [*(held.contract for held in self.book.options.values()), *asked]:
             names[self.unit_name(option.coin, option.coin)] = option.coin
         return [self._cases(name, coin) for name, coin in sorted(names.items())]
 
@@ -100,19 +69,19 @@ class Portfolio(Wealth):
         """Orders of the unit whose fill moves its delta up (`buy`) or down; those that only reduce stay out."""
         found: list[tuple[Contract | Option, Decimal]] = [
             (order.contract, order.size if order.buy else -order.size) for order in self.book.orders.values()
-            if not order.only_closes and order.buy is buy
+            if order.mode == "cross" and not order.only_closes and order.buy is buy
             and self.unit_name(order.contract.coin, order.contract.settle) == name]
-        if self.book.buying is not None:
-            option, contracts, _ = self.book.buying
-            if self.unit_name(option.coin, option.coin) == name and ((contracts > 0) == option.call) is buy:
-                found.append((option, contracts))
+        found += [
+            (order.contract, order.signed) for order in self.book.option_orders.values()
+            if not order.only_closes and (order.buy == order.contract.call) is buy
+            and self.unit_name(order.contract.coin, order.contract.coin) == name]
         return found
 
     def _unit(self, name: str, coin: str, buy: bool | None, spot: float | None) -> Unit:
         sizes: dict[str, Decimal] = {}
         known: dict[str, Contract | Option] = {}
         rows: list[tuple[Contract | Option, Decimal]] = [
-            (held.contract, held.size) for held in self.book.positions.values()
+            (held.contract, held.size) for held in self.book.held("cross")
             if self.unit_name(held.contract.coin, held.contract.settle) == name]
         rows += [(held.contract, held.size) for held in self.book.options.values()
                  if self.unit_name(held.contract.coin, held.contract.coin) == name]
@@ -151,10 +120,3 @@ class Portfolio(Wealth):
     def fee(self) -> Decimal:
         """Of debts only: MR7 is the cost of closing the rest (addendum 3k)."""
         return sum((owed * (1 + row.maintenance) * self.terms.taker for owed, row, _ in self.debts), ZERO)
-
-
-def option_fee(option: Option, coins: Decimal, price: Decimal) -> Decimal:
-    """min(rate x coins, cap x premium) (rule book of isolated margin, section 10)."""
-    return min(option.taker * coins, option.fee_cap * coins * price)
-
-

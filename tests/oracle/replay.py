@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from tests.oracle import cross, isolated, orders
+from tests.oracle import clock, cross, isolated, orders
 from tests.oracle.book import Book, Order, Position, Prices
 from tests.oracle.contract import ONE, ZERO, Contract, exact
 from tests.oracle.crossing import first_below
 from tests.oracle.era import era_of
 from tests.oracle.forced import refund_cash
+from tests.oracle.option import OptionPosition
 from tests.oracle.scenario import (
     RIGHTS,
     AddMargin,
@@ -58,13 +59,17 @@ class Replay:
     """An account that follows a script by the oracle's rules."""
 
     def __init__(self, scenario: Scenario) -> None:
-        contracts = (name for name in scenario.marks if ":" in name and name[-2:] not in RIGHTS)
+        contracts = [name for name in scenario.marks if ":" in name and name[-2:] not in RIGHTS]
         self.contracts = {symbol: contract_of(symbol, scenario.time) for symbol in contracts}
         self.book = Book({currency: exact(amount) for currency, amount in scenario.cash.items()},
                          era=era_of(scenario.time))
-        self.shortfall = ZERO
+        self.shortfall, self.reason = ZERO, ""
+        self.symbols: dict[int, str] = {}
+        """By the number of its order."""
         self.time = scenario.time
         self.marks: Prices = {symbol: exact(price) for symbol, price in scenario.marks.items()}
+        self.path: clock.Path = []
+        self.deleveraging = scenario.deleveraging
         self.funding = sorted(
             (time, symbol, exact(rate)) for symbol, rows in scenario.funding.items() for time, rate in rows)
 
@@ -73,7 +78,9 @@ class Replay:
     def act(self, act: object) -> str:
         """Do one act of the script; the word says how the venue answered."""
         answer: orders.Refused | None = None
-        if isinstance(act, Move):
+        if isinstance(act, Trade) and self.expired(act.symbol):
+            answer = orders.Refused("expired")
+        elif isinstance(act, Move):
             self.advance(act.time, {name: exact(price) for name, price in act.told().items()}, act.jump)
         elif isinstance(act, Trade) and act.rest:
             order = self._order(act)
@@ -93,12 +100,26 @@ class Replay:
             self.book.orders.pop(act.id, None)
         elif isinstance(act, AddMargin) and act.key in self.book.positions:
             held = self.book.positions[act.key]
-            answer = orders.add_margin(self.book, held, exact(act.amount), self.marks)
+            answer = orders.add_margin(self.book, held, exact(act.amount), self.marks, self.free_cash(held))
         elif isinstance(act, SetLeverage) and act.key in self.book.positions:
             held = self.book.positions[act.key]
-            answer = orders.set_leverage(self.book, held, exact(act.leverage), self.marks)
+            answer = orders.set_leverage(self.book, held, exact(act.leverage), self.marks, self.free_cash(held))
+        return self.answered(act, answer)
+
+    def answered(self, act: object, answer: orders.Refused | None) -> str:
         self.shortfall = answer.shortfall if answer and isinstance(act, Trade) else ZERO
+        self.reason = answer.reason if answer else ""
+        if isinstance(act, Trade):
+            self.symbols[act.id] = act.symbol
         return "refused" if answer else "done"
+
+    def expired(self, symbol: str) -> bool:
+        contract = self.contracts.get(symbol)
+        return contract is not None and 0 < contract.expiry <= self.time
+
+    def free_cash(self, held: Position) -> Decimal:
+        """Cash that may become margin of a position."""
+        return orders.free_cash(self.book, held.contract.settle, self.marks)
 
     def _order(self, act: Trade) -> Order:
         return Order(act.id, self.contracts[act.symbol], act.buy, exact(act.size), exact(act.price), act.margin_mode,
@@ -119,17 +140,53 @@ class Replay:
         else:
             self.walk(end, target)
         self.time, self.marks = end, target
+        self.path.append((end, target))
         if not jump:
             self.clock(start, end)
         self.judge()
 
     def clock(self, start: int, end: int) -> None:
-        """Every settlement in (start, end], each instant judged on its own (rule book section 14)."""
-        for due in sorted({time for time, _, _ in self.funding if start < time <= end}):
-            for time, symbol, rate in self.funding:
-                if time == due:
+        """Everything due in (start, end], each instant judged on its own (rule book section 14); at one instant first
+        funding, then interest, deleveraging, delivery (multi-currency, section 9).
+        """
+        for time in sorted(self.due(start, end)):
+            for then, symbol, rate in self.funding:
+                if then == time:
                     self.settle_funding(symbol, rate)
+            self.strike(time)
+            for one in self.deleveraging:
+                if one.time == time:
+                    clock.deleverage(self.book, one, self.marks, self.pool_of, self.end)
+            clock.deliver(self.book, time, self.path, self.book.era.delivery_minutes, self.pool_of, self.end)
+            self.noted()
             self.judge()
+
+    def due(self, start: int, end: int) -> set[int]:
+        expiring = (held.contract for held in (*self.book.positions.values(), *self.book.orders.values(),
+                                               *self.book.options.values(), *self.book.option_orders.values()))
+        times = {time for time, _, _ in self.funding} | {one.time for one in self.deleveraging}
+        times |= {contract.expiry for contract in expiring if contract.expiry}
+        return {time for time in times if start < time <= end}
+
+    def strike(self, time: int) -> None:
+        """A full hour, where one costs interest."""
+
+    def noted(self) -> None:
+        """Debts that a clock event made or ended, where an account may have some."""
+
+    def end(self, position: Position | OptionPosition, traded: Decimal, pool: str) -> None:
+        """After a close that the clock brought."""
+        assert isinstance(position, Position)
+        if position.mode == "isolated" and not position.size:
+            clock.end_isolated(self.book, position, self.time, pool, traded)
+        refund_cash(self.book, position.contract.settle, self.time, pool, traded)
+
+    def pool_of(self, position: Position | OptionPosition) -> str:
+        """What the pool of a position is called."""
+        if isinstance(position, Position) and position.mode == "isolated":
+            return isolated.pool_name(position)
+        assert isinstance(position, Position)
+        return position.contract.settle
 
     def walk(self, end: int, target: Prices) -> None:
         """Stop at the first point at which a pool reaches the warning level or a breach, as often as there is one."""

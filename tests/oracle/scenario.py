@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from bt_margin.rules.book import load_rules
+from tests.oracle.clock import Deleveraging
 from tests.oracle.contract import Contract, TierRow, exact, ms_of
 from tests.oracle.multi_currency import Terms
 from tests.oracle.option import Option
@@ -96,6 +97,7 @@ class Scenario:
     indexes: Mapping[str, float] = field(default_factory=dict)
     forwards: Mapping[str, float] = field(default_factory=dict)
     terms: Terms | None = None
+    deleveraging: tuple[Deleveraging, ...] = ()
 
 
 def forwards_of(source: Move | Scenario) -> dict[str, float]:
@@ -130,7 +132,9 @@ def option_of(symbol: str, time: int) -> Option:
     _, day, strike, right = symbol.split("-")
     return Option(
         symbol, listed.base, right == "C", float(strike), ms_of(day), exact(listed.contract_size), exact(listed.lot),
-        exact(fees.taker), exact(row.fee_cap), exact(row.liquidation_fee_cap), exact(row.c),
+        exact(fees.taker), exact(fees.maker), exact(row.fee_cap), exact(row.liquidation_fee_cap), exact(row.a),
+        exact(row.b), exact(row.c), exact(row.min_order),
+        exact(row.exercise_rate), exact(row.exercise_cap), row.charges_fee_in_orders,
     )
 
 
