@@ -35,7 +35,7 @@ class AccountWriter(Writer):
     """As `Writer`, with what an account holds drawn first, and spot orders among the acts."""
 
     begin_with, length = 3, (2, 8)
-    falls = (0.05, 0.15, 0.3, 0.6)
+    falls, gentle = (0.05, 0.15, 0.3, 0.6), False
 
     alone = 0.3
     """How often a trade is isolated, where it is allowed; now and then elsewhere."""
@@ -60,7 +60,7 @@ class AccountWriter(Writer):
         if dice.random() < 0.35:
             soon = [self.day()] if self.expiry or dice.random() < 0.3 else []
             self.chain.list(coins, self.index, self.start, (*expiries_of(self.start), *soon), (1, 2), (1, 1))
-            self.falls = SHORT_FALLS
+            self.falls, self.gentle = SHORT_FALLS, True
         self.first |= self.chain.marks(self.index, self.start)
         self.marks = dict(self.first)
         self.first_index = self.indexes()
@@ -167,6 +167,19 @@ class AccountWriter(Writer):
 
     def spot(self) -> None:
         self.acts.append(self.spot_trade())
+
+    def move(self) -> None:
+        """Everything moves, one coin's contracts nearly together; no further than marks of options can go straight."""
+        if not self.gentle:
+            return super().move()
+        marks = {}
+        common = {coin: self.dice.gauss(0, self.dice.choice((0.01, 0.04, 0.1))) for coin in self.coins}
+        for symbol in self.symbols:
+            own = self.dice.gauss(0, 0.004) if self.dice.random() < 0.9 else 0.0
+            by = min(max(common[self.contracts[symbol].coin], -0.3), 0.4)
+            marks[symbol] = self.tick(symbol, self.marks[symbol] * (1 + by + own))
+        self.acts.append(self.to(marks, self.dice.random() < 0.3))
+        return None
 
     def crash(self) -> None:
         """Coins part: some fall far enough to end the account, others stay or rise."""

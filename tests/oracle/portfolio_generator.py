@@ -18,7 +18,7 @@ class PortfolioWriter(AccountWriter):
     """As `AccountWriter`: one or two coins, each with some of its perpetuals, futures and options."""
 
     begin_with, length = 3, (1, 4)
-    alone, written, falls = 0.15, 4.0, SHORT_FALLS
+    alone, written, falls, gentle = 0.15, 4.0, SHORT_FALLS, True
 
     def __init__(self, mode: str, seed: int) -> None:
         super().__init__(mode, seed)
@@ -154,16 +154,6 @@ class PortfolioWriter(AccountWriter):
         contract = self.contracts[told.symbol]
         one = float(contract.value(exact(1), exact(told.price))) * self.index[f"{contract.settle}/USD"]
         return replace(told, size=self.lots(told.symbol, 6 * self.worth * self.take() / one))
-
-    def move(self) -> None:
-        """Everything moves, one coin's contracts nearly together."""
-        marks = {}
-        common = {coin: self.dice.gauss(0, self.dice.choice((0.01, 0.04, 0.1))) for coin in self.coins}
-        for symbol in self.symbols:
-            own = self.dice.gauss(0, 0.004) if self.dice.random() < 0.9 else 0.0
-            by = min(max(common[self.contracts[symbol].coin], -0.3), 0.4)
-            marks[symbol] = self.tick(symbol, self.marks[symbol] * (1 + by + own))
-        self.acts.append(self.to(marks, self.dice.random() < 0.3))
 
     def step(self) -> None:
         self.dice.choices(

@@ -85,6 +85,7 @@ def test_no_rate_beyond_the_last_tier(size: float) -> None:
         ([[math.nan, 0.01, 0.02, 50]], r"tiers.X\[0\]: expected four finite"),
         ([[math.inf, 0.01, 0.02, 50]], r"tiers.X\[0\]: expected four finite"),
         ([[1, 0.01, 0.02, True]], r"tiers.X\[0\]: expected four finite"),
+        ([[1, 0.0, 0.02, 100]], r"tiers.X\[0\]: expected four finite numbers above zero"),
         (["1234"], r"tiers.X\[0\]: expected \[max size"),
     ],
 )
