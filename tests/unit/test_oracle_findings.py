@@ -123,7 +123,8 @@ def test_an_order_that_would_open_after_a_cut_does_not_hold_up_the_ladder() -> N
     assert ratio is None or ratio > 1
 
 
-OPTION_MARKET = {CALL: 0.2, INVERSE: 60_000.0}
+OTHER = "BTC/USD:BTC-260327-70000-C"
+OPTION_MARKET = {CALL: 0.2, OTHER: 0.1, INVERSE: 60_000.0}
 
 
 def with_short_call(coins: float, *, auto: bool = True, size: float = -100.0) -> MarginEngine:
@@ -164,12 +165,16 @@ def test_of_two_orders_to_buy_a_short_back_the_second_opens() -> None:
 
 @pytest.mark.parametrize("reduce", [True, False])
 def test_an_order_to_buy_a_short_back_reserves_what_its_price_is_beyond_the_margin(reduce: bool) -> None:
-    """max(price - initial margin, 0), whether it may only reduce or not: 0.5 - 0.35 of a coin."""
+    """max(price - initial margin, 0), whether it may only reduce or not: 0.5 - 0.35 of a coin; orders of another option
+    are that one's.
+    """
     e = with_short_call(5.0)
     e.account.place(option_order(e, 1, "buy", 100.0, 0.5, reduce))
+    e.account.place(replace(option_order(e, 2, "sell", 100.0, 0.1), instrument=e.rules.instrument(OTHER)))
     (pool,) = e.mode.pools(e.account)
     rows = [row for row in e.mode.charges(pool, e.market, e.rules) if row.name == "order margin"]
-    assert sum(float(row.initial) for row in rows) == pytest.approx(0.15 * 60_000)
+    found = {row.unit: sum(float(one.initial) for one in rows if one.unit == row.unit) for row in rows}
+    assert found == pytest.approx({CALL: 0.15 * 60_000, OTHER: 0.1 * 60_000})
 
 
 def test_what_if_a_short_option_were_bought_back_pays_for_it() -> None:
