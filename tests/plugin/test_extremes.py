@@ -208,8 +208,8 @@ def test_all_resting_orders_go_with_the_account_and_each_is_told(mode: str) -> N
     ("isolated", 30, 11.0), ("cross", 30, 11.0), ("multi-currency", 10, 33.0), ("portfolio", 2, 137.0),
 ])
 def test_many_instruments_are_held_and_fall_together(mode: str, count: int, each: float) -> None:
-    """All lose 30 % at one bar's open: 10,000 of contracts on 10,000 live, 27,400 or more die. What broker, account and ledger
-    say adds up."""
+    """All lose 30 % at one bar's open: 10,000 of contracts on 10,000 live, 27,400 or more die. What broker, account and
+    ledger say adds up."""
     symbols = [f"C{i:02d}/USDT:USDT" for i in range(count)]
     listed = {name: {"contract_size": 1.0, "tick": 0.01, "lot": 0.01, "tiers": [[1e6, 0.01, 0.02, 50]]}
               for name in symbols}
