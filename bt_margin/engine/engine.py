@@ -209,6 +209,7 @@ class MarginEngine(Present):
             self.account.place(replace(resting, size=rest))
         self.settle_cash(answer.currency, float(order.instrument.notional(size, price)))
         self.note_debts()
+        self._references.note(self.account, self.market)  # of what is held now, too
         return booked
 
     def _loan(self, order: Order, price: float, maker: bool) -> Fill:
@@ -247,9 +248,7 @@ class MarginEngine(Present):
         if target.time < self.market.time:
             raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
-        if not self.control.settled:  # fills, orders, margins since: they are judged where they happened
-            self.control.judge()
-            self._due(start, start)  # what is held leans on the clock's rules from here on
+        self.judge_changes()
         if jump:
             self._accrue(start, target.time)
         else:
@@ -258,6 +257,12 @@ class MarginEngine(Present):
         if not jump:
             self._accrue(start, target.time)
         self.control.judge()
+
+    def judge_changes(self) -> None:
+        """Risk control over fills, orders and margins since the last judgement: they are judged where they happened."""
+        if not self.control.settled:
+            self.control.judge()
+            self._due(self.market.time, self.market.time)  # what is held leans on the clock's rules from here on
 
     def sleep(self, stretch: Stretch, start: int, end: int, low: float | None, notable: bool) -> None:
         """Let the bars [start, end) of a stretch pass: what `advance` would have left behind of them, and no more.

@@ -159,24 +159,29 @@ class Market:
         priced = [symbol for symbol in {**other.marks, **other.lasts} if _in_coin(symbol)]
         if not priced:
             return there
-        ends = (self, 1.0 - share), (other, share)
 
         def of(prices: str) -> dict[str, Number]:
             found = dict(getattr(there, prices))
             for symbol in priced:
-                rows = [(getattr(market, prices).get(symbol), market._coin(symbol), part) for market, part in ends]
-                coin = there._coin(symbol)
-                if coin is not None and all(price is not None and its is not None for price, its, _ in rows):
-                    found[symbol] = sum(price * its * part for price, its, part in rows) / coin
+                first, last = (getattr(market, prices).get(symbol) for market in (self, other))
+                coins = self._coins(other, symbol)
+                if coins is not None and first is not None and last is not None:
+                    began, ends = coins
+                    worth = first * began + (last * ends - first * began) * share
+                    found[symbol] = worth / (began + (ends - began) * share)
             return found
 
         return replace(there, marks=of("marks"), lasts=of("lasts"))
 
-    def _coin(self, symbol: str) -> Number | None:
-        """What an option's coin is worth: its forward, where there is none the index; None where neither is known."""
+    def _coins(self, other: Market, symbol: str) -> tuple[Number, Number] | None:
+        """What an option's coin is worth here and there, by the first that both know of: its forward, the mark of the
+        future, the index."""
         stem = "-".join(symbol.split("-")[:2])
-        price = self.forwards.get(stem, self.marks.get(stem))
-        return self.indexes.get(stem.partition(":")[0]) if price is None else price
+        for prices, key in (("forwards", stem), ("marks", stem), ("indexes", stem.partition(":")[0])):
+            here, there = (getattr(market, prices).get(key) for market in (self, other))
+            if here is not None and there is not None:
+                return here, there
+        return None
 
     def _stand_in(
         self, symbol: str, what: str, candidates: Iterable[tuple[Mapping[str, Number], str, str]]
@@ -199,8 +204,10 @@ class Market:
 @cache
 def _in_coin(symbol: str) -> bool:
     """True for an option whose price is in its coin."""
-    parts = parse(symbol) if symbol[-2:] in ("-C", "-P") else None
-    return parts is not None and parts.kind is Kind.OPTION and parts.settle == parts.base
+    if symbol[-2:] not in ("-C", "-P") or parse_kind(symbol) is not Kind.OPTION:
+        return False
+    parts = parse(symbol)
+    return parts.settle == parts.base
 
 
 @cache

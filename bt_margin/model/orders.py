@@ -1,7 +1,7 @@
 """Orders, and those that rest: kept as queues, one after another where they meet the same position from the same side.
 
-What thousands of orders ask for together is a sum over columns of numbers. Such sums run from the first order that came
-to the last, so that they are the same to the last bit however an account came to its orders.
+What thousands of orders ask for together is a sum over columns of numbers. The sums of a queue run from the first order
+that came to the last, so that they are the same to the last bit however the queue came to its orders.
 """
 
 from __future__ import annotations
@@ -196,13 +196,21 @@ class Queue:
             return _NOBODY
         return Queue(
             (*self.orders[:at], *self.orders[at + 1:]), (*self.ids[:at], *self.ids[at + 1:]),
-            (*self.arrivals[:at], *self.arrivals[at + 1:]), np.delete(self.columns, at, axis=1), self.currencies,
+            (*self.arrivals[:at], *self.arrivals[at + 1:]), np.delete(self.columns, at, axis=1),
+            self._taken((*self.orders[:at], *self.orders[at + 1:])),
         )
 
     def before(self, order_id: int) -> Queue:
         """The orders that came before one of the queue."""
         at = self.ids.index(order_id)
-        return Queue(self.orders[:at], self.ids[:at], self.arrivals[:at], self.columns[:, :at], self.currencies)
+        if not at:
+            return _NOBODY
+        return Queue(self.orders[:at], self.ids[:at], self.arrivals[:at], self.columns[:, :at],
+                     self._taken(self.orders[:at]))
+
+    def _taken(self, orders: Sequence[Order]) -> frozenset[str]:
+        """What some of its orders take."""
+        return self.currencies if len(self.currencies) == 1 else frozenset(order.currency for order in orders)
 
     def only(self, currencies: Set[str]) -> Queue:
         """Those that take one of some currencies."""
@@ -264,7 +272,7 @@ class Queue:
                 kept.append(at)
                 orders.append(replace(order, size=size))
         ids, arrivals = (tuple(row[at] for at in kept) for row in (self.ids, self.arrivals))
-        return Queue(tuple(orders), ids, arrivals, columns[:, kept], self.currencies), left
+        return (Queue(tuple(orders), ids, arrivals, columns[:, kept], self._taken(orders)) if kept else _NOBODY), left
 
 
 def _column(order: Order) -> Array:

@@ -61,8 +61,10 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
 
 def contract_margins(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     """The charges of contracts and options alone."""
-    settled = sorted({position.currency for position in pool.positions})
-    return tuple(row for currency in settled
+    heads = (queue.head for queue in pool.orders.queues)
+    settled = {position.currency for position in pool.positions}
+    settled |= {head.instrument.settle for head in heads if not head.instrument.is_spot}
+    return tuple(row for currency in sorted(settled)
                  for row in _in_usd(currencies.part(pool, currency), market.usd(currency), market, rules))
 
 
@@ -90,6 +92,8 @@ def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, .
         return queue if asked and asked <= short else queue.only(short) if asked & short else None
 
     return tuple(order.id for order in pool.orders.each(going))
+
+
 def early_spare(pool: Pool, market: Market, rules: Rules) -> Number:
     """How far the tests of `early_cancellation` are from failing, the nearest of them; infinity where none is made."""
     account, by_currency = _spares(pool, market, rules)

@@ -677,9 +677,8 @@ class MarginBroker(BackBroker):
         """True where the broker sleeps from the present bar's open on, after what was traded there."""
         if self._sleeper is None or self.pending:
             return False  # what rests in this bar is told to the venue at its close
-        if not self.engine.control.settled:
-            self.engine.control.judge()
-            self._tell()
+        self.engine.judge_changes()
+        self._tell()
         self._look_ahead(0)
         if self._asleep is None:
             return False

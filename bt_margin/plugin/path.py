@@ -112,10 +112,10 @@ def walk(
     for one in found:
         if one.when == AT_OPEN:
             fill(one)
-    if found and all(one.when <= AT_OPEN for one in found) and quiet():
-        return
     markets = {OPEN: engine.market, LOW: at(LOW, start), HIGH: at(HIGH, start), CLOSE: at(CLOSE, end)}
     points = _points(engine, path, markets)
+    if found and all(one.when <= AT_OPEN for one in found) and quiet():
+        return
     later = timeline(found, {bar.symbol: tuple(bar.last[p] for p in points) for bar in bars})
     for leg in range(len(points) - 1):
         from_, to = markets[points[leg]], markets[points[leg + 1]]
