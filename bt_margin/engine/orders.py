@@ -139,8 +139,7 @@ def within_tiers(
         return None
     last, family = rules.tiers(order.symbol).rows[-1].max_size, order.instrument.family
     taken = family_size(order.instrument, account.held("cross"))
-    there = account.orders.get(order.id)
-    others = account.resting if there is None else account.resting.without(there)
+    others = account.resting_besides(order.id)
     for queue in others.of_family(family).queues:
         if queue.head.margin_mode == "cross":
             taken += queue.opening(account.held_size(queue.head.key)).size

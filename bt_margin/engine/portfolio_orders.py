@@ -95,8 +95,7 @@ def _within_limit(account: Account, order: Order, rules: Rules) -> Refusal | Non
         return None
     family = order.instrument.family
     held = sum(p.size for p in account.held("cross") if p.instrument.family == family) * order.sign
-    there = account.orders.get(order.id)
-    others = account.resting if there is None else account.resting.without(there)
+    others = account.resting_besides(order.id)
     rests = sum(queue.size for queue in others.of_family(family).queues
                 if queue.head.side == order.side and not queue.head.closes)
     if held + rests + order.size <= most * (1 + 1e-12) or order.closes:

@@ -186,6 +186,11 @@ class Account:
             self.resting = self.resting.without(order)
         return order
 
+    def resting_besides(self, order_id: int) -> Orders:
+        """All resting orders but one, which need not be there."""
+        there = self.orders.get(order_id)
+        return self.resting if there is None else self.resting.without(there)
+
     def held_size(self, key: PositionKey) -> float:
         """Signed size of the position that orders of a key meet; 0.0 where there is none. With two legs orders meet
         none: one that is against its leg only closes."""

@@ -328,8 +328,7 @@ def order_report(
 def _option_order_report(
     account: Account, order: Order, opening: float, market: Market, rules: Rules
 ) -> OrderReport:
-    there = account.orders.get(order.id)
-    others = account.resting if there is None else account.resting.without(there)
+    others = account.resting_besides(order.id)
     short = options.short_contracts(account.positions.values(), others.plus(order), order.instrument.family)
     price = float(market.last(order.symbol)) if order.price is None else order.price
     given = float(options.order_premium(order, opening, market)) if order.side == "buy" else 0.0

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
 
 from bt_margin.model.account import Account, Position
 from bt_margin.model.assessment import Charge
@@ -177,14 +178,27 @@ class Judgement:
         return self.equity - self.requirement
 
 
+Answer = TypeVar("Answer")
+
+
+def remembers_last(ask: Callable[[Pool, Market, Rules], Answer]) -> Callable[[Pool, Market, Rules], Answer]:
+    """A question that keeps its last answer for the very same pool, market and rules: it is asked again in turn."""
+    last: list[tuple[Pool, Market, Rules, Answer]] = []
+
+    @wraps(ask)
+    def answer(pool: Pool, market: Market, rules: Rules) -> Answer:
+        if last:
+            known = last[0]
+            if known[0] is pool and known[1] is market and known[2] is rules:
+                return known[3]
+        found = ask(pool, market, rules)
+        last[:] = [(pool, market, rules, found)]
+        return found
+
+    return answer
+
+
+@remembers_last
 def judge(pool: Pool, market: Market, rules: Rules) -> Judgement:
     """Equity and charges of a pool, by its own mode's rules."""
-    known = _LAST.get("judged")
-    if known is None or known[0] is not pool or known[1] is not market or known[2] is not rules:
-        judged = Judgement(pool.mode.equity(pool, market, rules), pool.mode.charges(pool, market, rules))
-        known = _LAST["judged"] = (pool, market, rules, judged)
-    return known[3]
-
-
-_LAST: dict[str, tuple[Pool, Market, Rules, Judgement]] = {}
-"""What was judged last: risk control asks in turn for the same."""
+    return Judgement(pool.mode.equity(pool, market, rules), pool.mode.charges(pool, market, rules))

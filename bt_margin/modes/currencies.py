@@ -15,7 +15,7 @@ from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere, larger, smaller
 from bt_margin.model.orders import Orders, Queue, added
 from bt_margin.modes import borrow, cross, options, spot_margin
-from bt_margin.modes.base import Pool
+from bt_margin.modes.base import Pool, remembers_last
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -112,24 +112,14 @@ def part(pool: Pool, currency: str) -> Pool:
     )
 
 
-def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
-    """Every currency that the pool holds, owes, settles or has orders in, by name. Raises where a price is missing."""
-    known = _LAST.get("lines")
-    if known is None or known[0] is not pool or known[1] is not market or known[2] is not rules:
-        known = _LAST["lines"] = (pool, market, rules, _lines(pool, market, rules))
-    return known[3]
-
-
 def line(pool: Pool, currency: str, market: Market, rules: Rules) -> Line | None:
     """That of one currency; None where the pool has nothing to do with it."""
     return next((row for row in lines(pool, market, rules) if row.currency == currency), None)
 
 
-_LAST: dict[str, tuple[Pool, Market, Rules, tuple[Line, ...]]] = {}
-"""What was asked for last: equity, charges and free margin ask in turn for the same."""
-
-
-def _lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
+@remembers_last
+def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
+    """Every currency that the pool holds, owes, settles or has orders in, by name. Raises where a price is missing."""
     money = of(pool)
     spot: dict[str, Number] = {}
     isolated: dict[str, Number] = {}

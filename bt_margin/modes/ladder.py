@@ -16,7 +16,7 @@ from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Queue
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
-from bt_margin.modes.valuation import forced_size
+from bt_margin.modes.valuation import forced_size, net_sizes
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -30,7 +30,7 @@ def cancel_orders(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, 
     An isolated position loses all its orders (rule book section 7: isolated, at 100 %); spot orders of an account pool
     go, as they may borrow.
     """
-    net = {position.key: position.size for position in pool.positions if position.side == "net"}
+    net = net_sizes(pool.positions)
 
     def going_of(queue: Queue) -> Queue:
         head = queue.head

@@ -14,6 +14,7 @@ import numpy as np
 
 from bt_margin.model.account import Order, Position
 from bt_margin.model.instrument import Instrument
+from bt_margin.model.ledger import PositionKey
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere, larger
@@ -83,9 +84,14 @@ def exposures(positions: Iterable[Position], orders: Orders) -> tuple[Exposure, 
     )
 
 
+def net_sizes(positions: Iterable[Position]) -> dict[PositionKey, float]:
+    """Signed sizes that orders meet, by position; with two legs they meet none."""
+    return {position.key: position.size for position in positions if position.side == "net"}
+
+
 def opening_queues(positions: Iterable[Position], queues: Iterable[Queue]) -> tuple[Queue, ...]:
     """What opens of some queues: each meets its position, if that is among these."""
-    net = {position.key: position.size for position in positions if position.side == "net"}
+    net = net_sizes(positions)
     parts = (queue.opening(net.get(queue.head.key, 0.0)) for queue in queues)
     return tuple(part for part in parts if len(part))
 
