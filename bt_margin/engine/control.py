@@ -16,7 +16,6 @@ from bt_margin.model.event import Bankrupt, Converted, Reduced, TakenOver, Warne
 from bt_margin.model.ledger import EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.moment import HOUR
-from bt_margin.model.orders import Orders
 from bt_margin.modes.base import CancelOrders, Convert, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.conversion import repay_above_quota
 from bt_margin.modes.distance import distance, holds, is_straight, may_be_nearer
@@ -42,7 +41,7 @@ class RiskControl:
         self._warned: set[str] = set()
         self._judged = now.state
         self._judged_at = now.market
-        self._sought: dict[str, tuple[tuple[int, Orders], int]] = {}  # pools no move would end, and when
+        self._sought: dict[str, tuple[int, int]] = {}  # pools no move would end: what was booked by then, and when
 
     def judge(self) -> None:
         """Every pool at this instant: breaches first, then warnings."""
@@ -76,7 +75,7 @@ class RiskControl:
         """Bars have passed in which there was nothing to do, up to the present market: the lowest ratio and the lowest
         distance in them."""
         self.min_distance = nearest
-        self._sought = dict.fromkeys(self._sought, (self.now.state, self.now.market.time // HOUR))
+        self._sought = dict.fromkeys(self._sought, self._booked_and_hour())
         if low is not None and (self._low_ratio is None or low < self._low_ratio):
             self._low_ratio = low
         self._judged_at = self.now.market
@@ -259,15 +258,18 @@ class RiskControl:
                 report = report or self.now.assess()
                 self.warn(pool.name, judgement, report)
 
+    def _booked_and_hour(self) -> tuple[int, int]:
+        return len(self.now.account.ledger), self.now.market.time // HOUR
+
     def _note_distance(self, pool: Pool, judgement: Judgement) -> None:
         """Remember the first and the lowest distance to liquidation of the run (per cent)."""
         low = self.min_distance
         if not holds(pool):
             return
         if low is None and not is_straight(pool):
-            now = (self.now.state, self.now.market.time // HOUR)
+            now = self._booked_and_hour()
             if self._sought.get(pool.name) == now:
-                return  # nothing would end it when last sought: once an hour is enough until something is found
+                return  # nothing would end it when last sought: once an hour, and after each booking, is enough
             self._sought[pool.name] = now
         if not may_be_nearer(pool, low, self.now.market, self.now.rules):
             return

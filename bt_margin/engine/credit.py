@@ -64,10 +64,10 @@ def report(account: Account, order: Order, market: Market, rules: Rules) -> Orde
 
 def pool_with(account: Account, order: Order | None, mode: MarginMode) -> Pool:
     """The one pool of a whole account with one more order in it."""
-    trial = account.copy()
     if order is not None:
-        trial.place(order)
-    (pool,) = mode.pools(trial)
+        account = account.copy()
+        account.place(order)
+    (pool,) = mode.pools(account)
     return pool
 
 

@@ -15,10 +15,9 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from bt_margin.errors import InputError, NotSupported
 from bt_margin.model.number import Number as Number
+from bt_margin.model.number import larger, smaller
 
 
 class Kind(StrEnum):
@@ -96,15 +95,15 @@ class Instrument:
     tick: float = 0.0
     lot: float = 0.0
 
-    @property
+    @cached_property
     def is_spot(self) -> bool:
         return self.kind is Kind.SPOT
 
-    @property
+    @cached_property
     def is_option(self) -> bool:
         return self.kind is Kind.OPTION
 
-    @property
+    @cached_property
     def is_contract(self) -> bool:
         """True for swaps and futures."""
         return not (self.is_spot or self.is_option)
@@ -114,11 +113,11 @@ class Instrument:
         """The symbol, taken apart: expiry, strike, right."""
         return parse(self.symbol)
 
-    @property
+    @cached_property
     def is_swap(self) -> bool:
         return self.kind in (Kind.LINEAR_SWAP, Kind.INVERSE_SWAP)
 
-    @property
+    @cached_property
     def pair(self) -> str:
         """The pair whose index the contract follows."""
         return f"{self.base}/{self.quote}"
@@ -220,7 +219,7 @@ _LINEAR = Payoff(
     straight=lambda price: price,
     slope=1.0,
     delta=lambda units, price: units,
-    dearest=lambda side, limit, mark: np.maximum(limit, mark) if side == "sell" else limit,
+    dearest=lambda side, limit, mark: larger(limit, mark) if side == "sell" else limit,
 )
 
 _INVERSE = Payoff(  # units in USD, money in the coin
@@ -230,7 +229,7 @@ _INVERSE = Payoff(  # units in USD, money in the coin
     straight=lambda price: 1.0 / price,
     slope=-1.0,
     delta=lambda units, price: units / price,
-    dearest=lambda side, limit, mark: np.minimum(limit, mark) if side == "buy" else limit,
+    dearest=lambda side, limit, mark: smaller(limit, mark) if side == "buy" else limit,
 )
 
 _PREMIUM = replace(_LINEAR, upfront=True, dearest=lambda side, limit, mark: limit)  # units in coins of the underlying

@@ -115,15 +115,14 @@ def added(each: Callable[..., Any], prices: Array | Sequence[Number], *columns: 
 class Queue:
     """Orders that meet one position from one side, all of them closing ones or none, in order of arrival.
 
-    A value: what changes it makes another. `columns` has a row each of sizes, contract sizes, prices (NaN: at the
-    market) and leverages, (4, orders).
+    A value: what changes it makes another.
     """
 
     orders: tuple[Order, ...]
     ids: tuple[int, ...]
     arrivals: tuple[int, ...]
-    columns: Array
     currencies: frozenset[str]  # more than one only where orders of a margin pair say so
+    _columns: Array | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -132,6 +131,11 @@ class Queue:
     def head(self) -> Order:
         """The first: it shares instrument, key, side and intent with all."""
         return self.orders[0]
+
+    @cached_property
+    def columns(self) -> Array:
+        """A row each of sizes, contract sizes, prices (NaN: at the market) and leverages, (4, orders)."""
+        return _columns_of(self.orders) if self._columns is None else self._columns
 
     @property
     def sizes(self) -> Array:
@@ -157,13 +161,14 @@ class Queue:
     @cached_property
     def size(self) -> float:
         """All sizes together."""
-        return running(self.sizes)
+        return float(self.head.size) if len(self) == 1 else running(self.sizes)
 
     @cached_property
     def price_range(self) -> tuple[float, float]:
         """Lowest and highest price; NaN where an order is at the market."""
         if len(self) == 1:
-            return float(self.prices[0]), float(self.prices[0])
+            price = math.nan if self.head.price is None else self.head.price
+            return price, price
         return float(np.min(self.prices)), float(np.max(self.prices))
 
     def limits(self, market: Market) -> Array | list[Number]:
@@ -178,15 +183,15 @@ class Queue:
     def plus(self, order: Order, arrival: int) -> Queue:
         """With one order more, behind those that came before it."""
         if not len(self):
-            return Queue((order,), (order.id,), (arrival,), _column(order), frozenset({order.currency}))
+            return Queue((order,), (order.id,), (arrival,), frozenset({order.currency}))
         at = len(self)
         while at and self.arrivals[at - 1] > arrival:
             at -= 1
         return Queue(
             (*self.orders[:at], order, *self.orders[at:]), (*self.ids[:at], order.id, *self.ids[at:]),
             (*self.arrivals[:at], arrival, *self.arrivals[at:]),
-            np.concatenate([self.columns[:, :at], _column(order), self.columns[:, at:]], axis=1),
             self.currencies if order.currency in self.currencies else self.currencies | {order.currency},
+            np.concatenate([self.columns[:, :at], _columns_of((order,)), self.columns[:, at:]], axis=1),
         )
 
     def without(self, order_id: int) -> Queue:
@@ -196,8 +201,8 @@ class Queue:
             return _NOBODY
         return Queue(
             (*self.orders[:at], *self.orders[at + 1:]), (*self.ids[:at], *self.ids[at + 1:]),
-            (*self.arrivals[:at], *self.arrivals[at + 1:]), np.delete(self.columns, at, axis=1),
-            self._taken((*self.orders[:at], *self.orders[at + 1:])),
+            (*self.arrivals[:at], *self.arrivals[at + 1:]), self._taken((*self.orders[:at], *self.orders[at + 1:])),
+            np.delete(self.columns, at, axis=1),
         )
 
     def before(self, order_id: int) -> Queue:
@@ -205,8 +210,8 @@ class Queue:
         at = self.ids.index(order_id)
         if not at:
             return _NOBODY
-        return Queue(self.orders[:at], self.ids[:at], self.arrivals[:at], self.columns[:, :at],
-                     self._taken(self.orders[:at]))
+        return Queue(self.orders[:at], self.ids[:at], self.arrivals[:at], self._taken(self.orders[:at]),
+                     self.columns[:, :at])
 
     def _taken(self, orders: Sequence[Order]) -> frozenset[str]:
         """What some of its orders take."""
@@ -219,7 +224,7 @@ class Queue:
         kept = [at for at, order in enumerate(self.orders) if order.currency in currencies]
         orders = tuple(self.orders[at] for at in kept)
         return Queue(orders, tuple(o.id for o in orders), tuple(self.arrivals[at] for at in kept),
-                     self.columns[:, kept], frozenset(o.currency for o in orders))
+                     frozenset(o.currency for o in orders), self.columns[:, kept])
 
     def by_currency(self) -> Iterator[tuple[str, Queue]]:
         """Those that take each currency."""
@@ -258,6 +263,10 @@ class Queue:
     def _meet(self, held: float) -> tuple[Queue, float]:
         if self.head.closes:
             return _NOBODY, held
+        if len(self) == 1:
+            size, left = self.head.meets(held)
+            opens = (replace(self.head, size=size),)
+            return (Queue(opens, self.ids, self.arrivals, self.currencies) if size > 0 else _NOBODY), left
         columns, left = self.columns.copy(), held
         kept: list[int] = []
         orders: list[Order] = []
@@ -272,12 +281,13 @@ class Queue:
                 kept.append(at)
                 orders.append(replace(order, size=size))
         ids, arrivals = (tuple(row[at] for at in kept) for row in (self.ids, self.arrivals))
-        return (Queue(tuple(orders), ids, arrivals, columns[:, kept], self._taken(orders)) if kept else _NOBODY), left
+        return (Queue(tuple(orders), ids, arrivals, self._taken(orders), columns[:, kept]) if kept else _NOBODY), left
 
 
-def _column(order: Order) -> Array:
-    price = math.nan if order.price is None else order.price
-    return np.array([[order.size], [order.instrument.contract_size], [price], [order.leverage]])
+def _columns_of(orders: Sequence[Order]) -> Array:
+    rows = [(order.size, order.instrument.contract_size, math.nan if order.price is None else order.price,
+             order.leverage) for order in orders]
+    return np.array(rows, dtype=np.float64).reshape(len(orders), 4).T
 
 
 QueueKey = tuple[PositionKey, str, bool]
@@ -371,8 +381,15 @@ class Orders:
 
     def each(self, change: Callable[[Queue], Queue | None]) -> Orders:
         """What becomes of every queue; None, or nothing left in it: it is not among them."""
-        changed = ((key, change(queue)) for key, queue in self._queues.items())
-        return Orders({key: queue for key, queue in changed if queue is not None and len(queue)}, self._arrived)
+        if not self._queues:
+            return self
+        queues, same = {}, True
+        for key, queue in self._queues.items():
+            changed = change(queue)
+            same = same and changed is queue
+            if changed is not None and len(changed):
+                queues[key] = changed
+        return self if same else Orders(queues, self._arrived)
 
     def of_key(self, key: PositionKey) -> Orders:
         """Those of a position."""
@@ -395,5 +412,5 @@ class Orders:
         return {currency for queue in self.queues for currency in queue.currencies}
 
 
-_NOBODY = Queue((), (), (), np.empty((4, 0)), frozenset())
+_NOBODY = Queue((), (), (), frozenset())
 """An empty queue: what every one begins as."""

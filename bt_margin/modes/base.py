@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import wraps
-from typing import TYPE_CHECKING, TypeVar
+from functools import cached_property, wraps
+from operator import is_
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from bt_margin.model.account import Account, Position
 from bt_margin.model.assessment import Charge
@@ -18,13 +19,14 @@ from bt_margin.model.borrowing import Holdings
 from bt_margin.model.instrument import Number
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
-from bt_margin.model.orders import Order, Orders
+from bt_margin.model.orders import Order, Orders, Queue
+from bt_margin.modes.exposure import Exposure, exposures, opening_queues
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pool:
     """What stands in for each other. `cash` is the currency's balance, or an isolated position's posted margin.
 
@@ -51,6 +53,22 @@ class Pool:
     def needs_margin(self) -> bool:
         """True while it has positions that need margin: long options do not, where they are no part of a unit."""
         return any(not p.instrument.is_option or p.size < 0 for p in self.positions)
+
+    @cached_property
+    def cross_orders(self) -> Orders:
+        """Its orders that rest on the pool itself, not on margin of their own."""
+        return self.orders.among(lambda order: order.margin_mode == "cross")
+
+    @cached_property
+    def exposures(self) -> tuple[Exposure, ...]:
+        """Its positions and cross orders by instrument, in symbol order."""
+        return exposures(self.positions, self.cross_orders)
+
+    @cached_property
+    def openings(self) -> tuple[Queue, ...]:
+        """What its cross orders of contracts open."""
+        contracts = self.cross_orders.among(lambda order: order.instrument.is_contract)
+        return opening_queues(self.positions, contracts.queues)
 
     def without_order(self, order_id: int) -> Pool:
         """The pool without an order, if it is there."""
@@ -148,8 +166,7 @@ class MarginMode:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """A pool at one instant or along many: numbers are floats or arrays, as the market's prices are."""
 
     equity: Number
@@ -157,15 +174,15 @@ class Judgement:
 
     @property
     def initial(self) -> Number:
-        return sum(charge.initial for charge in self.charges)
+        return sum([charge.initial for charge in self.charges])
 
     @property
     def maintenance(self) -> Number:
-        return sum(charge.maintenance for charge in self.charges)
+        return sum([charge.maintenance for charge in self.charges])
 
     @property
     def fee(self) -> Number:
-        return sum(charge.fee for charge in self.charges)
+        return sum([charge.fee for charge in self.charges])
 
     @property
     def requirement(self) -> Number:
@@ -178,21 +195,22 @@ class Judgement:
         return self.equity - self.requirement
 
 
+There = ParamSpec("There")
 Answer = TypeVar("Answer")
 
 
-def remembers_last(ask: Callable[[Pool, Market, Rules], Answer]) -> Callable[[Pool, Market, Rules], Answer]:
+def remembers_last(ask: Callable[Concatenate[Pool, There], Answer]) -> Callable[Concatenate[Pool, There], Answer]:
     """A question that keeps its last answer for the very same pool, market and rules: it is asked again in turn."""
-    last: list[tuple[Pool, Market, Rules, Answer]] = []
+    last: list[tuple[Pool, tuple[object, ...], Answer]] = []
 
     @wraps(ask)
-    def answer(pool: Pool, market: Market, rules: Rules) -> Answer:
+    def answer(pool: Pool, /, *there: There.args, **no: There.kwargs) -> Answer:
         if last:
-            known = last[0]
-            if known[0] is pool and known[1] is market and known[2] is rules:
-                return known[3]
-        found = ask(pool, market, rules)
-        last[:] = [(pool, market, rules, found)]
+            known, where, found = last[0]
+            if known is pool and all(map(is_, where, there)):
+                return found
+        found = ask(pool, *there, **no)
+        last[:] = [(pool, there, found)]
         return found
 
     return answer

@@ -17,14 +17,7 @@ from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import ladder, options, spot_margin
 from bt_margin.modes.base import MarginMode, Pool
-from bt_margin.modes.valuation import (
-    exposures,
-    margin_of,
-    opening_queues,
-    order_initial,
-    taker,
-    value_of,
-)
+from bt_margin.modes.valuation import margin_of, order_initial, taker, value_of
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -85,8 +78,7 @@ def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, 
             else:
                 isolated = isolated + margin_of(queue, market)
                 fees = fees + value_of(queue, market, taker(head.instrument, rules))
-    contracts = pool.orders.among(lambda order: order.margin_mode == "cross" and order.instrument.is_contract)
-    for queue in opening_queues(pool.positions, contracts.queues):
+    for queue in pool.openings:
         fees = fees + value_of(queue, market, taker(queue.head.instrument, rules))
     return spot, isolated, fees
 
@@ -97,10 +89,6 @@ def option_orders(pool: Pool, queue: Queue, market: Market, rules: Rules) -> tup
     held = sum(p.size for p in pool.positions if p.key == queue.head.key)
     short = options.short_contracts(pool.positions, pool.orders, queue.head.instrument.family)
     return options.reserved(queue, queue.openings(held), short, market, rules)
-
-
-def _cross_orders(pool: Pool) -> Orders:
-    return pool.orders.among(lambda order: order.margin_mode == "cross")
 
 
 def backing(pool: Pool, market: Market) -> Number:
@@ -123,13 +111,12 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     their price, of positions at the mark.
     """
     rows: list[Charge] = []
-    groups = exposures(pool.positions, _cross_orders(pool))
     counts = 1.0 if rules.orders.pending_in_maintenance else 0.0
     sizes: dict[str, float] = {}
-    for group in groups:
+    for group in pool.exposures:
         family = group.instrument.family
         sizes[family] = sizes.get(family, 0.0) + group.held + counts * group.pending
-    for exposure in groups:
+    for exposure in pool.exposures:
         if not exposure.positions and not exposure.opening:
             continue
         instrument = exposure.instrument
@@ -137,7 +124,7 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
             short = options.short_contracts(pool.positions, pool.orders, instrument.family)
             for position in exposure.positions:
                 rows += options.charge(position, market, rules, short)
-            for queue in (q for q in _cross_orders(pool).queues if q.head.symbol == instrument.symbol):
+            for queue in (q for q in pool.cross_orders.queues if q.head.symbol == instrument.symbol):
                 margin = option_orders(pool, queue, market, rules)[1]
                 rows.append(Charge("order margin", instrument.symbol, margin, 0.0, 0.0))
             continue

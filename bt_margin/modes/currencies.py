@@ -6,8 +6,7 @@ Source: rule book of multi-currency margin, sections 0 to 3. Numbers are floats,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bt_margin.model.account import Account, Order
 from bt_margin.model.borrowing import Holdings
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One currency, in coins of it. `frozen` has four parts: given by spot orders, premiums of options to be bought,
     isolated orders, estimated fees of contracts and options to be opened."""
 
@@ -103,13 +101,21 @@ def worth(queue: Queue, market: Market) -> Number:
     return added(lambda price, size: size * price, queue.limits(market), queue.sizes)
 
 
-def part(pool: Pool, currency: str) -> Pool:
-    """The contracts and options of an account pool that settle in a currency, as a cross pool of that currency."""
-    return Pool(
-        currency, cross.CROSS, currency, of(pool).balances.get(currency, 0.0),
-        tuple(p for p in pool.positions if p.currency == currency),
-        pool.orders.among(lambda o: not o.instrument.is_spot and o.instrument.settle == currency),
-    )
+@remembers_last
+def parts(pool: Pool) -> dict[str, Pool]:
+    """The contracts and options of an account pool by the currency they settle in, each as a cross pool of it, in order
+    of name."""
+    orders = pool.orders.among(lambda order: not order.instrument.is_spot)
+    settled = {position.currency for position in pool.positions}
+    settled |= {queue.head.instrument.settle for queue in orders.queues}
+    return {
+        currency: Pool(
+            currency, cross.CROSS, currency, of(pool).balances.get(currency, 0.0),
+            tuple(p for p in pool.positions if p.currency == currency),
+            orders.among(lambda order, settle=currency: order.instrument.settle == settle),  # type: ignore[misc]
+        )
+        for currency in sorted(settled)
+    }
 
 
 def line(pool: Pool, currency: str, market: Market, rules: Rules) -> Line | None:
@@ -123,33 +129,35 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
     money = of(pool)
     spot: dict[str, Number] = {}
     isolated: dict[str, Number] = {}
-    settled = {position.currency for position in pool.positions}
     for queue in pool.orders.queues:
         head = queue.head
         if not head.instrument.is_spot:
-            settled.add(head.instrument.settle)
-        elif trades_coins(head):
+            continue
+        if trades_coins(head):
             amount = queue.size if head.side == "sell" else worth(queue, market)
             spot[given_in(head)] = spot.get(given_in(head), 0.0) + amount
         elif not head.closes:
             for currency, paid in queue.by_currency():
                 isolated[currency] = isolated.get(currency, 0.0) + spot_margin.orders_margin(paid, market)
-    names = {*(c for c, x in (*money.balances.items(), *money.accrued.items()) if x), *spot, *isolated, *settled}
+    names = {*(c for c, x in (*money.balances.items(), *money.accrued.items()) if x), *spot, *isolated, *parts(pool)}
     rows = []
     for name in sorted(names):
-        sub = part(pool, name)
-        value: Number = sum((p.value(market) for p in sub.positions if p.instrument.is_option), 0.0)
-        upl = cross.backing(sub, market)
+        sub = parts(pool).get(name)
+        value: Number = 0.0
+        upl: Number = 0.0
         fees: Number = 0.0
         held: Number = isolated.get(name, 0.0)
         premiums: Number = 0.0
-        if sub.orders:
+        if sub is not None:
+            value = sum((p.value(market) for p in sub.positions if p.instrument.is_option), 0.0)
+            upl = cross.backing(sub, market)
+        if sub is not None and sub.orders:
             _, more, fees = cross.reserved(sub, market, rules)
             held = held + more
             buys = sub.orders.among(lambda o: o.instrument.is_option and o.side == "buy")
             premiums = sum((options.premiums(queue, queue.sizes, market) for queue in buys.queues), 0.0)
         cash, accrued = money.balances.get(name, 0.0), money.accrued.get(name, 0.0)
-        counted = value if sub.positions and _backs(money, rules) else 0.0
+        counted = value if sub is not None and sub.positions and _backs(money, rules) else 0.0
         rows.append(
             Line(name, cash, accrued, upl, value, spot.get(name, 0.0), premiums, held, fees, market.usd(name),
                  cash - accrued + upl + counted)

@@ -64,6 +64,9 @@ def straight(pool: Pool, judgement: Judgement, market: Market) -> Number:
     signed: Number = sum(p.sign * p.notional(market) for p in pool.positions)
     inverse = pool.positions[0].instrument.payoff.slope < 0
     slope = signed + (judgement.equity if inverse else -judgement.requirement)
+    if not (isinstance(slope, np.ndarray) or isinstance(judgement.gap, np.ndarray)):
+        by = -judgement.gap / slope if slope != 0.0 else -math.inf
+        return abs(by) * 100.0 if by > -1.0 else math.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         move = np.divide(-judgement.gap, slope)
     found: Number = np.where((slope != 0.0) & (move > -1.0), np.abs(move) * 100.0, np.nan)

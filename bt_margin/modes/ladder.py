@@ -16,7 +16,8 @@ from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Queue
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
-from bt_margin.modes.valuation import forced_size, net_sizes
+from bt_margin.modes.exposure import net_sizes
+from bt_margin.modes.valuation import forced_size
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules

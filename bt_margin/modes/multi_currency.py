@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING
 
@@ -51,7 +50,9 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     """Contracts and options as in cross margin, in USD, and borrow margin for what each currency owes or may owe."""
     rows: list[Charge] = []
     for line in currencies.lines(pool, market, rules):
-        rows += _in_usd(currencies.part(pool, line.currency), line.usd, market, rules)
+        part = currencies.parts(pool).get(line.currency)
+        if part is not None:
+            rows += _in_usd(part, line.usd, market, rules)
         owed = line.potential_borrow
         if anywhere(owed > 0):
             leverage = currencies.of(pool).borrowing.leverage
@@ -61,17 +62,14 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
 
 def contract_margins(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     """The charges of contracts and options alone."""
-    heads = (queue.head for queue in pool.orders.queues)
-    settled = {position.currency for position in pool.positions}
-    settled |= {head.instrument.settle for head in heads if not head.instrument.is_spot}
-    return tuple(row for currency in sorted(settled)
-                 for row in _in_usd(currencies.part(pool, currency), market.usd(currency), market, rules))
+    return tuple(row for currency, part in currencies.parts(pool).items()
+                 for row in _in_usd(part, market.usd(currency), market, rules))
 
 
 def _in_usd(part: Pool, usd: Number, market: Market, rules: Rules) -> Iterable[Charge]:
-    for row in cross.charges(part, market, rules) if part.positions or part.orders else ():
-        yield replace(row, initial=row.initial * usd, maintenance=row.maintenance * usd, fee=row.fee * usd,
-                      detail={**row.detail, "currency": part.currency, "usd": usd})
+    for row in cross.charges(part, market, rules):
+        yield Charge(row.name, row.unit, row.initial * usd, row.maintenance * usd, row.fee * usd,
+                     {**row.detail, "currency": part.currency, "usd": usd})
 
 
 def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:

@@ -7,19 +7,18 @@ Sources: rule book sections 1 to 7; recorded replies of the demo engine where th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bt_margin.model.account import Order, Position
 from bt_margin.model.instrument import Instrument
-from bt_margin.model.ledger import PositionKey
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere, larger
-from bt_margin.model.orders import Array, Orders, Queue, added
+from bt_margin.model.orders import Array, Queue, added
 from bt_margin.modes import spot_margin
+from bt_margin.modes.exposure import Exposure
 
 if TYPE_CHECKING:
     from bt_margin.modes.base import Pool
@@ -39,61 +38,6 @@ FEE_KIND = {
 def taker(instrument: Instrument, rules: Rules) -> float:
     """The account's own taker rate: liquidation fees use it too (capture ISO-INV-BTC-LONG-20241127)."""
     return rules.fees(FEE_KIND[instrument.kind]).taker
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """All a cross pool holds and rests in one instrument: what shares a tier (recorded: CROSS-MET-2, TIER-PEND).
-
-    Sizes are contracts. Absolute sizes add, nothing nets. Opening orders count, closing ones do not.
-    """
-
-    instrument: Instrument
-    positions: tuple[Position, ...]
-    orders: tuple[Queue, ...]  # all that are not closing ones, whole
-    opening: tuple[Queue, ...]  # what of them opens
-
-    @property
-    def held(self) -> float:
-        return sum(abs(position.size) for position in self.positions)
-
-    @property
-    def pending(self) -> float:
-        return sum(queue.size for queue in self.opening)
-
-
-def exposures(positions: Iterable[Position], orders: Orders) -> tuple[Exposure, ...]:
-    """Group a pool's positions and orders by instrument, in symbol order."""
-    held: dict[str, list[Position]] = {}
-    resting: dict[str, list[Queue]] = {}
-    instruments: dict[str, Instrument] = {}
-    for position in positions:
-        held.setdefault(position.symbol, []).append(position)
-        instruments[position.symbol] = position.instrument
-    for queue in orders.queues:
-        resting.setdefault(queue.head.symbol, []).append(queue)
-        instruments.setdefault(queue.head.symbol, queue.head.instrument)
-    return tuple(
-        Exposure(
-            instruments[symbol],
-            tuple(held.get(symbol, ())),
-            tuple(queue for queue in resting.get(symbol, ()) if not queue.head.closes),
-            opening_queues(held.get(symbol, ()), resting.get(symbol, ())),
-        )
-        for symbol in sorted(instruments)
-    )
-
-
-def net_sizes(positions: Iterable[Position]) -> dict[PositionKey, float]:
-    """Signed sizes that orders meet, by position; with two legs they meet none."""
-    return {position.key: position.size for position in positions if position.side == "net"}
-
-
-def opening_queues(positions: Iterable[Position], queues: Iterable[Queue]) -> tuple[Queue, ...]:
-    """What opens of some queues: each meets its position, if that is among these."""
-    net = net_sizes(positions)
-    parts = (queue.opening(net.get(queue.head.key, 0.0)) for queue in queues)
-    return tuple(part for part in parts if len(part))
 
 
 # -- what orders are worth --------------------------------------------------------------------------------------------
@@ -116,12 +60,17 @@ def order_prices(queue: Queue, market: Market) -> Array | list[Number]:
 
 def value_of(queue: Queue, market: Market, rate: float = 1.0) -> Number:
     """Value of a queue at the dearest prices its orders could open at, times a rate, in the settlement currency."""
+    if len(queue) == 1:
+        value: Number = queue.head.instrument.notional(queue.head.size, order_price(queue.head, market)) * rate
+        return value
     notional = queue.head.instrument.payoff.notional
     return added(lambda price, units: notional(units, price) * rate, order_prices(queue, market), queue.units)
 
 
 def margin_of(queue: Queue, market: Market) -> Number:
     """Value over leverage, order by order."""
+    if len(queue) == 1:
+        return value_of(queue, market) / queue.head.leverage
     notional = queue.head.instrument.payoff.notional
     return added(lambda price, units, leverage: notional(units, price) / leverage, order_prices(queue, market),
                  queue.units, queue.leverages)

@@ -624,8 +624,13 @@ class MarginBroker(BackBroker):
 
     def next(self) -> None:
         asleep = self._asleep
-        if asleep is not None and self._sleeps_on(asleep):
-            return
+        if asleep is not None:  # what every bar asks, so cheaply
+            stirred, self._stirred, at = self._stirred, False, asleep.clock._idx
+            if not (at > asleep.last or self.submitted or self._toactivate or self._cash_addition or self._joined
+                    or len(asleep.booked) + len(asleep.said) != asleep.count or (stirred and not asleep.unchanged)):
+                asleep.at, self._bar_low = at, None
+                return
+            self._wake()  # the stretch has ended with the bar before
         if not self.margined:
             super().next()
             return
@@ -683,19 +688,6 @@ class MarginBroker(BackBroker):
         if self._asleep is None:
             return False
         self._asleep.at = self._sleeper.at
-        return True
-
-    def _sleeps_on(self, asleep: Asleep) -> bool:
-        """True in a bar that is slept through; otherwise the stretch has ended with the bar before."""
-        at = asleep.clock._idx
-        stirred, self._stirred = self._stirred, False
-        if at > asleep.last or self.submitted or self._toactivate or self._cash_addition or self._joined or (
-            asleep.touched or (stirred and not asleep.unchanged)
-        ):
-            self._wake()
-            return False
-        asleep.at = at
-        self._bar_low = None
         return True
 
     def _to_the_present(self) -> None:

@@ -110,8 +110,9 @@ class Asleep:
                  clock: Any) -> None:
         self.engine, self.stretch, self.first, self.clock = engine, stretch, first, clock
         self._state = (engine.state, engine.mode)
-        self._booked, self._said = engine.account.ledger, engine.events
-        self._count = len(self._booked) + len(self._said)
+        # what is booked and said, and how much of it: once that is more, the account was touched
+        self.booked, self.said = engine.account.ledger, engine.events
+        self.count = len(self.booked) + len(self.said)
         self.last = first + stretch.bars - 1
         # the present bar; the last one that the engine knows of; the last one whose lowest ratio was taken
         self.at = self.told = self._taken = first - 1
@@ -150,11 +151,6 @@ class Asleep:
             return {}
         rows = collateral(engine.account_pool(), self.closing, engine.rules)
         return {name: Collateral(*(self._each(part) for part in row)) for name, row in rows.items()}
-
-    @property
-    def touched(self) -> bool:
-        """True once something was booked or happened: what every bar asks, so cheaply."""
-        return len(self._booked) + len(self._said) != self._count
 
     @property
     def unchanged(self) -> bool:

@@ -38,6 +38,7 @@ class Tiers:
     unit: str
     rows: tuple[Tier, ...]
     _limits: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    _largest: dict[float, float] = field(init=False, repr=False, compare=False, default_factory=dict)  # by leverage
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_limits", tuple(row.max_size for row in self.rows))
@@ -68,7 +69,11 @@ class Tiers:
 
         Source: recorded (DEMO-LEVERAGE-LIMIT-1).
         """
-        return max((row.max_size for row in self.rows if row.max_leverage >= leverage), default=0.0)
+        found = self._largest.get(leverage)
+        if found is None:
+            found = max((row.max_size for row in self.rows if row.max_leverage >= leverage), default=0.0)
+            self._largest[leverage] = found
+        return found
 
     @property
     def max_leverage(self) -> float:

@@ -12,8 +12,9 @@ from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders
 from bt_margin.modes.base import Pool
 from bt_margin.modes.cross import CROSS
+from bt_margin.modes.exposure import exposures
 from bt_margin.modes.isolated import ISOLATED, pool_name
-from bt_margin.modes.valuation import exposures, forced_size, order_initial, order_price, taker
+from bt_margin.modes.valuation import forced_size, order_initial, order_price, taker
 from bt_margin.rules.book import Rules, load_rules
 
 SYMBOL = "BTC/USDT:USDT"

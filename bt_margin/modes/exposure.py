@@ -1,0 +1,66 @@
+"""What shares a tier: the positions and resting orders of a pool, instrument by instrument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bt_margin.model.account import Position
+from bt_margin.model.instrument import Instrument
+from bt_margin.model.ledger import PositionKey
+from bt_margin.model.orders import Orders, Queue
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """All a cross pool holds and rests in one instrument: what shares a tier (recorded: CROSS-MET-2, TIER-PEND).
+
+    Sizes are contracts. Absolute sizes add, nothing nets. Opening orders count, closing ones do not.
+    """
+
+    instrument: Instrument
+    positions: tuple[Position, ...]
+    orders: tuple[Queue, ...]  # all that are not closing ones, whole
+    opening: tuple[Queue, ...]  # what of them opens
+
+    @property
+    def held(self) -> float:
+        return sum(abs(position.size) for position in self.positions)
+
+    @property
+    def pending(self) -> float:
+        return sum(queue.size for queue in self.opening)
+
+
+def exposures(positions: Iterable[Position], orders: Orders) -> tuple[Exposure, ...]:
+    """Group a pool's positions and orders by instrument, in symbol order."""
+    held: dict[str, list[Position]] = {}
+    resting: dict[str, list[Queue]] = {}
+    instruments: dict[str, Instrument] = {}
+    for position in positions:
+        held.setdefault(position.symbol, []).append(position)
+        instruments[position.symbol] = position.instrument
+    for queue in orders.queues:
+        resting.setdefault(queue.head.symbol, []).append(queue)
+        instruments.setdefault(queue.head.symbol, queue.head.instrument)
+    return tuple(
+        Exposure(
+            instruments[symbol],
+            tuple(held.get(symbol, ())),
+            tuple(queue for queue in resting.get(symbol, ()) if not queue.head.closes),
+            opening_queues(held.get(symbol, ()), resting.get(symbol, ())),
+        )
+        for symbol in sorted(instruments)
+    )
+
+
+def net_sizes(positions: Iterable[Position]) -> dict[PositionKey, float]:
+    """Signed sizes that orders meet, by position; with two legs they meet none."""
+    return {position.key: position.size for position in positions if position.side == "net"}
+
+
+def opening_queues(positions: Iterable[Position], queues: Iterable[Queue]) -> tuple[Queue, ...]:
+    """What opens of some queues: each meets its position, if that is among these."""
+    net = net_sizes(positions)
+    parts = (queue.opening(net.get(queue.head.key, 0.0)) for queue in queues)
+    return tuple(part for part in parts if len(part))
