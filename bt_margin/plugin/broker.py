@@ -8,56 +8,31 @@ bar's path they fill, what they cost, and what is liquidated.
 from __future__ import annotations
 
 import logging
-import math
-import numbers
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import backtrader as bt
-from backtrader.brokers.bbroker import BackBroker
 
-from bt_margin.engine.accrual import FundingSeries
-from bt_margin.engine.engine import Fill, MarginEngine, Refusal
+from bt_margin.engine.engine import Fill, Refusal
 from bt_margin.engine.switching import Switch
-from bt_margin.errors import InputError, NotSupported
-from bt_margin.model.account import Account, Order
-from bt_margin.model.assessment import AccountReport
-from bt_margin.model.event import Converted, Event, Forced, OrdersCancelled
-from bt_margin.model.instrument import Instrument, Kind, is_symbol
-from bt_margin.model.ledger import Entry, PositionKey
-from bt_margin.model.market import STABLECOINS, Market
-from bt_margin.modes import mode_named, options
-from bt_margin.modes.valuation import FEE_KIND
-from bt_margin.plugin.bars import CLOSE, OPEN, USD_PAIRS, Bar, Bars, to_ms
-from bt_margin.plugin.comminfo import MarginCommInfo
-from bt_margin.plugin.forced import conversions, place_forced
-from bt_margin.plugin.holdings import Held, Holdings, costs, paid_back
+from bt_margin.model.account import Order
+from bt_margin.model.instrument import is_symbol
+from bt_margin.model.ledger import PositionKey
+from bt_margin.model.market import Market
+from bt_margin.modes import mode_named
+from bt_margin.plugin.account_broker import AccountBroker
+from bt_margin.plugin.bars import Bar
+from bt_margin.plugin.forced import Teller
+from bt_margin.plugin.holdings import paid_back
 from bt_margin.plugin.matching import Candidate, candidate
-from bt_margin.plugin.orders import (
-    STOP_LIMITS,
-    Leg,
-    cut,
-    feed_of,
-    opposes_parent,
-    options_of,
-    position_key,
-    venue_order,
-    waits,
-)
-from bt_margin.plugin.path import market_at, walk
-from bt_margin.plugin.settings import OWN, borrowing, opening_balances, rule_book, validate
-from bt_margin.plugin.sleep import Asleep, Instant, Sleeper
-from bt_margin.rules.book import Rules
+from bt_margin.plugin.orders import STOP_LIMITS, cut, feed_of, options_of, prepared, venue_order, waits
+from bt_margin.plugin.path import walk
+from bt_margin.plugin.sleep import Sleeper
 
 log = logging.getLogger("bt_margin")
 
-BEFORE_ANY_BAR = 1_577_836_800_000
-"""2020-01-01: whose rules describe an instrument before a feed that does not know its own start has shown a bar."""
 
-
-class MarginBroker(BackBroker):
+class MarginBroker(AccountBroker):
     """A drop-in for backtrader's broker that margins and liquidates as the venue does.
 
     Parameters beyond the stock broker's: `mode` (isolated | cross | multi-currency | portfolio; None: the stock
@@ -72,186 +47,19 @@ class MarginBroker(BackBroker):
     `min_value` (floor of `getvalue`, so that stock analyzers survive a wipe-out).
     """
 
-    params = tuple(OWN.items())
-
-    def __init__(self, **unknown: Any) -> None:
-        if unknown:  # backtrader has taken the parameters it knows
-            raise TypeError(f"MarginBroker has no parameter {next(iter(unknown))!r}")
-        validate(self.p)
-        super().__init__()
-
-    # -- set-up -------------------------------------------------------------------------------------------------
-
-    @property
-    def margined(self) -> bool:
-        """True when the engine owns the money; False: this is the stock broker."""
-        return self.p.mode is not None
-
     def init(self) -> None:
-        """Back to the beginning; called when made and at the start of every run."""
-        self._sleeper: Sleeper | None = None
-        self._asleep: Asleep | None = None
-        self._stirred = False  # somebody looked at the engine in this bar
-        self._joined = False  # an order joined those that wait since the bars ahead were looked at
-        self._bar_low: float | None = None
+        super().init()
         if not self.margined:
-            super().init()
             return
-        balances = opening_balances(self.p)
-        self._available = float(balances.get(self.p.currency, 0.0))
-        stable = float(sum(amount for currency, amount in balances.items() if currency in STABLECOINS))
-        cash, self.p.cash = self.p.cash, max(stable, self.p.min_value)
-        try:
-            super().init()
-        finally:
-            self.p.cash = cash
-        self.positions: defaultdict[Any, Held] = defaultdict(Held)
-        self.holdings = Holdings(self.positions)
-        self._engine: MarginEngine | None = None
-        self._book = rule_book(self.p)
-        self._account = Account({k: float(v) for k, v in balances.items()}, self.p.position_mode)
-        self._account.borrowing = borrowing(self.p)
-        self._mode = mode_named(self.p.mode)
-        self._kept: dict[str, str] = {}  # margin mode of positions that were open when the account mode changed
         self._switches = sorted(self.p.switches, key=lambda switch: switch.time)
-        self._feeds: dict[str, Any] = {}
-        self.bars = Bars()
-        self._instruments: dict[str, Instrument] = {}
-        self._listed: Rules | None = None  # the revision the instruments above were read from
-        self._infos: dict[str, MarginCommInfo] = {}
-        self._settings: dict[PositionKey, float] = {}  # leverage, once set by an order or by set_leverage
+        self._teller = Teller(self)
         self._found: list[Candidate] | None = None
         self._numbers: dict[int, int] = {}  # backtrader's ref -> our order number, which starts at 1 in every run
-        self._resting: dict[int, Any] = {}  # our number -> the order the engine holds
+        self.resting: dict[int, Any] = {}  # our number -> the order the engine holds
         self._rested: set[int] = set()  # refs of limits that lay in the book before the bar
-        self._events_told = self._entries_told = 0
         self._refusal_printed = False
-        self._running = False
 
-    def start(self) -> None:
-        super().start()
-        if not self.margined:
-            return
-        self._running = True
-        for data in self.cerebro.datas:
-            name = data._name
-            if not name:
-                raise InputError("feeds: every feed needs a name; name it by its symbol, such as BTC/USDT:USDT")
-            if name in self._feeds:
-                raise InputError(f"feeds: two feeds are called {name}; give each its own symbol or plain name")
-            if name in self.comminfo and is_symbol(name):
-                raise InputError(f"setcommission: {name} is a venue's instrument; its fees come from rules or fees=")
-            self._feeds[name] = data
-        self._value = self.startingcash = max(self._start_value(), self.p.min_value)
-        self._fundshares = self._value / float(self.p.fundstartval)
-
-    def stop(self) -> None:
-        if self.margined:
-            self._wake()
-        super().stop()
-        self._running = False
-
-    def _start_value(self) -> float:
-        """Value before the first bar: stablecoins at 1, other coins at their feed's first price where it is known."""
-        total = 0.0
-        for currency, amount in self._account.balances.items():
-            if currency in STABLECOINS:
-                total += amount
-                continue
-            names = [name for quote in STABLECOINS for name in (f"{currency}/{quote}", f"{currency}/{quote}:{quote}")]
-            firsts = [getattr(self._feeds.get(name), "first_price", None) for name in names]
-            total += amount * next((first for first in firsts if first), 0.0)
-        return total
-
-    def _begin(self, bars: Sequence[Bar]) -> MarginEngine:
-        """The engine starts at the first bar's open."""
-        funding = {
-            symbol: series for symbol, data in self._feeds.items()
-            if isinstance(series := getattr(data, "funding", None), FundingSeries)
-        }
-        time = min(bar.open_ms for bar in bars)
-        market = market_at(Market(time, strict=bool(self.p.strict)), bars, OPEN, time, self.p.currency)
-        engine = MarginEngine(
-            self._account, self._mode, self._book, market, extrapolate=self.p.extrapolate,
-            funding=funding, interest=self.p.interest, deleveraging=self.p.deleveraging, slippage=self.p.slippage,
-            strict=bool(self.p.strict),
-        )
-        engine.check_eligible()
-        return engine
-
-    # -- what users read ----------------------------------------------------------------------------------------
-
-    @property
-    def started(self) -> bool:
-        """True once a first bar has come."""
-        return self.margined and self._engine is not None
-
-    @property
-    def engine(self) -> MarginEngine:
-        """The engine; it exists from the first bar on."""
-        if not self.margined:
-            raise InputError("broker: no mode is set, so this is the stock broker; make it MarginBroker(mode=...)")
-        if self._engine is None:
-            raise InputError("broker: no bar has come yet; ask again from next() on")
-        self._to_the_present()
-        return self._engine
-
-    def report(self) -> AccountReport:
-        """The account now, with every number's parts."""
-        return self.engine.assess()
-
-    @property
-    def ledger(self) -> list[Entry]:
-        """Every entry, in order."""
-        return self._account.ledger if self.margined else []
-
-    @property
-    def events(self) -> list[Event]:
-        """Warnings, cancellations, reductions, takeovers, refusals ... each with the report that caused it."""
-        return self._engine.events if self.margined and self._engine is not None else []
-
-    @property
-    def account(self) -> Account:
-        """Balances, positions, resting orders: to be read, changed only through the broker."""
-        return self._account
-
-    @property
-    def account_mode(self) -> str:
-        """The account mode now; `switch_mode` changes it."""
-        return self._mode.name
-
-    def instant(self) -> Instant:
-        """The account at the present bar's close. Reading it every bar lets the broker sleep. `low` is the lowest ratio
-        since the last bar in which it was read, for everybody who reads it in this one."""
-        asleep = self._asleep
-        if asleep is not None and asleep.at >= asleep.first:
-            now = asleep.instant()
-        else:
-            engine = self.engine
-            now = Instant(engine.market.time, engine.equity_usd(), engine.control.take_lowest(), engine.present_ratio(),
-                          engine.collateral())
-        lows = [low for low in (self._bar_low, now.low) if low is not None]
-        self._bar_low = min(lows, default=None)
-        return replace(now, low=self._bar_low)
-
-    def coins(self, data: Any, amount: float) -> float:
-        """The size (contracts, whole lots) that stands for `amount` of the base coin, at the last price."""
-        instrument, price = self.instrument(data), float(feed_of(data).close[0])
-        return instrument.floor(amount / float(instrument.payoff.delta(instrument.contract_size, price)))
-
-    def leg(self, data: Any, side: str = "net", margin_mode: str | None = None) -> Leg:
-        """One leg of a feed, to be used like the feed in buy, sell, close and order_target_*."""
-        key = self.key(data, {"position_side": side, "margin_mode": margin_mode})
-        return Leg(feed_of(data), key.margin_mode, key.side)
-
-    def judged_range(self, data: Any) -> tuple[float, float]:
-        """Lowest and highest price of the feed's present bar that positions are judged at: marks, else last prices."""
-        name, asleep = feed_of(data)._name, self._asleep
-        if asleep is not None and self._sleeper is not None and asleep.at >= asleep.first:
-            return self._sleeper.judged_range(name, asleep.at)
-        bar = self.bars.latest[name]
-        prices = bar.mark or bar.last
-        return min(prices), max(prices)
+    # -- what users change --------------------------------------------------------------------------------------------
 
     def preview(self, sizes: Mapping[Any, float]) -> tuple[Refusal | None, float]:
         """Could market orders of these signed sizes, by feed or leg, open together now? See MarginEngine.preview."""
@@ -290,7 +98,7 @@ class MarginBroker(BackBroker):
         if answer.accepted:
             if new.whole != self._mode.whole:
                 cash, cross = ("cash", "cross") if new.whole else ("cross", "cash")
-                for name, data in self._feeds.items():
+                for name, data in self.feeds.items():
                     if self.instrument(data).is_spot and is_symbol(name):
                         self.holdings.rename(PositionKey(name, cash, "net"), PositionKey(name, cross, "net"))
             self._mode = new
@@ -307,174 +115,6 @@ class MarginBroker(BackBroker):
         """
         return self.engine.add_margin(self.key(data), float(amount))
 
-    def instrument(self, data: Any) -> Instrument:
-        """The instrument of a feed: by its name when that is a symbol, else a plain asset quoted in `currency`."""
-        name = feed_of(data)._name
-        if self._engine is not None and self._engine.rules is not self._listed:
-            self._instruments.clear()  # contract sizes and lots are the ones in force
-            self._listed = self._engine.rules
-        found = self._instruments.get(name)
-        if found is None:
-            if name in USD_PAIRS:
-                found = Instrument(name, Kind.SPOT, name.partition("/")[0], "USD", "USD")
-            elif is_symbol(name):
-                found = self._rules(data).instrument(name)
-                found.payoff  # noqa: B018  a product that is not built yet is refused here
-            else:
-                found = Instrument(name, Kind.SPOT, name, self.p.currency, self.p.currency)
-            self._instruments[name] = found
-        return found
-
-    def _rules(self, data: Any) -> Rules:
-        if self._engine is not None:
-            return self._engine.rules
-        feed = feed_of(data)
-        first = to_ms(feed.datetime[0]) if len(feed) else getattr(feed, "first_ms", 0)
-        return self._book.as_of(first or BEFORE_ANY_BAR, self.p.extrapolate)
-
-    def key(self, data: Any, options: Mapping[str, Any] | None = None) -> PositionKey:
-        """Which position a feed or leg, with these order options, is about."""
-        instrument = self.instrument(data)
-        if instrument.is_spot:
-            default = "cross" if self._mode.whole and is_symbol(instrument.symbol) else "cash"
-        else:
-            default = "cross" if self._mode.whole else self._mode.name
-            kept = self._kept.get(instrument.symbol)
-            if kept is not None and any((k.symbol, k.margin_mode) == (instrument.symbol, kept)
-                                        for k in self._account.positions):
-                default = kept  # a position from before a switch is what `close` means
-        return position_key(data, instrument, options or {}, default, self.p.position_mode, self._mode.whole)
-
-    def in_coins(self, key: PositionKey, instrument: Instrument) -> bool:
-        """True where coins change hands and no loan is taken out: in cash, and in cross of a whole account."""
-        return instrument.is_spot and (key.margin_mode == "cash" or (self._mode.whole and key.margin_mode == "cross"))
-
-    def leverage_of(self, key: PositionKey) -> float:
-        """The leverage setting orders of a position get unless they say otherwise; options know none."""
-        if key.symbol.endswith(("-C", "-P")) or (self._mode.name == "portfolio" and key.margin_mode == "cross"):
-            return 1.0  # options know no setting, portfolio margin neither
-        found = self._settings.get(key)
-        if found is None:
-            leverage = self.p.leverage
-            found = float(leverage.get(key.symbol, 1.0) if isinstance(leverage, Mapping) else leverage)
-        return found
-
-    def trading_fee(self, data: Any, size: float, price: float) -> float:
-        """What taking `size` of a venue's instrument costs under the rules in force, in its settlement currency."""
-        instrument, rules = self.instrument(data), self._rules(data)
-        rate = rules.fees(FEE_KIND[instrument.kind]).taker
-        if instrument.is_option:
-            return float(options.trading_fee(instrument, size, price, rate, self.engine.market, rules))
-        return float(instrument.notional(size, price)) * rate
-
-    def rate_of(self, instrument: Instrument) -> float:
-        """What one unit of the instrument's settlement currency is worth in the broker's currency."""
-        settle, currency = instrument.settle, self.p.currency
-        if settle == currency:
-            return 1.0
-        market = self.engine.market
-        return float(market.usd(settle)) / float(market.usd(currency))
-
-    def _in_settlement(self, entry: Entry, key: PositionKey | None) -> float:
-        """What an entry gained in the settlement currency of a position: base coin of a margin pair at its mark."""
-        key = entry.key or key
-        if entry.total and key is not None and key.symbol in self._feeds:
-            instrument = self.instrument(self._feeds[key.symbol])
-            if not self.in_coins(key, instrument) and instrument.is_spot and entry.currency == instrument.base:
-                return entry.total * float(self.engine.market.mark(instrument.symbol))
-        return entry.total
-
-    def getcommissioninfo(self, data: Any) -> Any:
-        feed = feed_of(data)
-        if not self.margined or not is_symbol(feed._name):
-            return super().getcommissioninfo(feed)
-        info = self._infos.get(feed._name)
-        if info is None:
-            info = self._infos[feed._name] = MarginCommInfo(self, feed)
-        return info
-
-    def getposition(self, data: Any) -> Any:
-        if not self.margined:
-            return super().getposition(data)
-        return self.holdings.leg(self.key(data)) if isinstance(data, Leg) else self.positions[data]
-
-    def get_cash(self) -> float:
-        """What may open positions, in the broker's currency."""
-        asleep = self._asleep
-        if asleep is not None and asleep.at >= asleep.first:
-            return asleep.cash[asleep.at - asleep.first]
-        return self._available if self.margined else self._cash
-
-    getcash = get_cash
-
-    @property
-    def cash(self) -> float:
-        """As `getcash`."""
-        return self.get_cash()
-
-    @cash.setter
-    def cash(self, amount: float) -> None:
-        self._cash = amount
-
-    def get_value(self, datas: Any = None, mkt: bool = False, lever: bool = False) -> float:
-        """Total equity; of given feeds or legs the signed notional of their positions, at the last price."""
-        if datas is None:
-            asleep = self._asleep
-            if asleep is not None and asleep.at >= asleep.first:
-                return asleep.values[asleep.at - asleep.first]
-        if not self.margined:
-            return super().get_value(datas, mkt, lever)  # type: ignore[no-any-return]
-        if datas is None:
-            return float(self._value)
-        self._to_the_present()
-        total = 0.0
-        for data in datas:
-            size = self.getposition(data).size
-            if size:
-                price = self.bars.latest[feed_of(data)._name].last[CLOSE]
-                total += self.getcommissioninfo(data).getvaluesize(size, price)
-        return total
-
-    getvalue = get_value
-
-    def get_fundvalue(self) -> float:
-        if self._asleep is None and not self.margined:
-            return super().get_fundvalue()  # type: ignore[no-any-return]
-        return self.get_value() / self._fundshares if self._engine is not None else float(self._fundval)
-
-    fundvalue = property(get_fundvalue)
-
-    def get_leverage(self) -> float:
-        if not self.margined:
-            return super().get_leverage()  # type: ignore[no-any-return]
-        return self.report().account.leverage if self.started else 0.0
-
-    def set_cash(self, cash: Any) -> None:
-        if not self.margined and not isinstance(cash, Mapping):
-            super().set_cash(cash)
-            return
-        if self.margined and self._running:
-            raise InputError("set_cash: a margin account is running; use add_cash, which the ledger records")
-        before, self.p.cash = self.p.cash, cash
-        try:
-            validate(self.p)
-        except InputError:
-            self.p.cash = before
-            raise
-        self.init()
-
-    setcash = set_cash
-
-    def add_order_history(self, orders: Any, notify: bool = True) -> None:
-        if self.margined:
-            raise NotSupported("add_order_history: a margin account takes no foreign history; replay it as orders")
-        super().add_order_history(orders, notify)
-
-    def set_fund_history(self, fund: Any) -> None:
-        if self.margined:
-            raise NotSupported("set_fund_history: a margin account computes its own value; leave the history out")
-        super().set_fund_history(fund)
-
     # -- orders -------------------------------------------------------------------------------------------------
 
     def buy(self, owner: Any, data: Any, size: float, *args: Any, **kwargs: Any) -> Any:
@@ -490,35 +130,9 @@ class MarginBroker(BackBroker):
         return super().sell(owner, feed_of(data), size, **options)
 
     def _prepared(self, data: Any, size: float, side: str, options: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-        """Whole lots, limits on the tick, the leg's side and mode spelled out."""
         instrument, key = self.instrument(data), self.key(data, options)
-        if not (isinstance(size, numbers.Real) and math.isfinite(size) and size > 0):
-            raise InputError(f"size: expected a finite number above zero, found {size!r} for {key.symbol}")
-        size = float(size)
-        if instrument.symbol in USD_PAIRS:
-            raise InputError(f"{instrument.symbol}: this feed tells what a currency is worth; it cannot be traded")
-        in_coins = self.in_coins(key, instrument)
-        if in_coins and options.get("reduce_only"):
-            raise InputError(f"reduce_only: {key.symbol} trades in coins and has no position to reduce; leave it out")
-        options.update(margin_mode=key.margin_mode, position_side=key.side)
-        if opposes_parent(options.get("parent"), side) and not in_coins:
-            options["reduce_only"] = True  # a bracket's children end a position; they never open another
-        if key != self.key(feed_of(data), {"position_side": key.side}) or key.side != "net":
-            options["tradeid"] = (options.get("tradeid", 0), key.side, key.margin_mode)
-        limits = ("price", "plimit") if options.get("exectype") == bt.Order.Limit else ("plimit",)
-        for name in ("price", "plimit"):
-            if options.get(name) is None:
-                continue
-            price = float(options[name])
-            if not (math.isfinite(price) and price > 0):
-                raise InputError(f"{name}: expected a finite price above zero, found {price!r} for {key.symbol}")
-            if name in limits:
-                options[name] = instrument.round_price(price, side)
-                if not options[name] > 0:
-                    raise InputError(
-                        f"{name}: expected at least the tick of {key.symbol}, {instrument.tick:g}, found {price:g}"
-                    )
-        return instrument.floor(size) or size, options  # less than a lot is the engine's to refuse
+        own = key.side == "net" and key == self.key(feed_of(data), {"position_side": key.side})
+        return prepared(size, side, options, instrument, key, own, self.in_coins(key, instrument))
 
     def submit(self, order: Any, check: bool = True) -> Any:
         answer = super().submit(order, check)
@@ -548,7 +162,8 @@ class MarginBroker(BackBroker):
             if self._take_children(order) is not None and self._admit(order):
                 self.submit_accept(order)
 
-    def _venue_order(self, order: Any) -> Order:
+    def wanted(self, order: Any) -> Order:
+        """The engine's order for what is left of one of backtrader's."""
         instrument, info = self.instrument(order.data), order.info
         key = PositionKey(instrument.symbol, info["margin_mode"], info["position_side"])
         leverage = 1.0 if self.in_coins(key, instrument) else float(info.get("leverage") or self.leverage_of(key))
@@ -559,12 +174,12 @@ class MarginBroker(BackBroker):
         """Ask the engine. Children of a bracket are asked when they come alive, stops when they are met."""
         if not order.active() or waits(order):
             return True
-        wanted = self._venue_order(order)
+        wanted = self.wanted(order)
         answer = self.engine.accept(wanted)
         if isinstance(answer, Refusal):
             self._refused(order, answer)
             return False
-        self._resting[wanted.id] = order
+        self.resting[wanted.id] = order
         if answer.closes and not wanted.closes:
             order.addinfo(reduce_only=True)  # spot margin, against the position
         if answer.size != wanted.size:
@@ -600,7 +215,7 @@ class MarginBroker(BackBroker):
     def _forget(self, order: Any) -> None:
         self._rested.discard(order.ref)
         number = self._numbers.get(order.ref)
-        if number is not None and self._resting.pop(number, None) is not None:
+        if number is not None and self.resting.pop(number, None) is not None:
             self.engine.cancel(number)
 
     def cancel(self, order: Any, bracket: bool = False) -> bool:
@@ -635,15 +250,15 @@ class MarginBroker(BackBroker):
             super().next()
             return
         self._bar_low = None
-        bars = self.bars.fresh(self._feeds)
+        bars = self.bars.fresh(self.feeds)
         if self._engine is None:
             if not bars:
                 return
             self._engine = self._begin(bars)
-            for data in self._feeds.values():
+            for data in self.feeds.values():
                 self.instrument(data)  # a product that is not built yet is refused before anything trades
             if self.p.sleep:
-                self._sleeper = Sleeper.over(self._feeds, self.p.currency, self.p.path, self.p.min_value)
+                self._sleeper = Sleeper.over(self.feeds, self.p.currency, self.p.path, self.p.min_value)
         engine = self._engine
         while self._cash_addition:
             amount = self._cash_addition.popleft()
@@ -664,7 +279,7 @@ class MarginBroker(BackBroker):
         while self._switches and self._switches[0].time <= engine.market.time:
             switch = self._switches.pop(0)
             self.switch_mode(switch.mode, switch.leverage)
-        self._tell()
+        self._teller.tell()
         self._revalue()
         self._look_ahead(1)
 
@@ -683,36 +298,12 @@ class MarginBroker(BackBroker):
         if self._sleeper is None or self.pending:
             return False  # what rests in this bar is told to the venue at its close
         self.engine.judge_changes()
-        self._tell()
+        self._teller.tell()
         self._look_ahead(0)
         if self._asleep is None:
             return False
         self._asleep.at = self._sleeper.at
         return True
-
-    def _to_the_present(self) -> None:
-        """Bring engine and bars to the present: somebody asks for them, and may change something."""
-        asleep, sleeper = self._asleep, self._sleeper
-        if asleep is not None and sleeper is not None:
-            self._stirred = True
-            if asleep.told < asleep.at:
-                asleep.engine.catch_up = None
-                asleep.bring(sleeper.dated)
-                sleeper.show(self.bars, asleep.at)
-                asleep.engine.catch_up = self._to_the_present
-
-    def _wake(self) -> None:
-        """No more bars are slept through, whatever was ahead."""
-        self._to_the_present()
-        asleep, self._asleep, self._stirred = self._asleep, None, False
-        if asleep is None or self._sleeper is None:
-            return
-        slept = asleep.at + 1 - asleep.first
-        if slept:
-            self._value, self._available = asleep.values[slept - 1], asleep.cash[slept - 1]
-            self._fundval = self._value / self._fundshares
-        asleep.engine.catch_up = None
-        self._sleeper.woke(slept)
 
     def _match(self, moved: set[str]) -> list[Candidate]:
         """Let backtrader say which orders fill in this bar and at what price; nothing is booked yet."""
@@ -750,12 +341,12 @@ class MarginBroker(BackBroker):
                 continue
             if waits(order) or order.data._name not in moved:
                 continue
-            if self._numbers.get(order.ref) in self._resting or self._admit(order):
+            if self._numbers.get(order.ref) in self.resting or self._admit(order):
                 self._rested.add(order.ref)
 
     def _step(self, market: Market, jump: bool) -> None:
         self.engine.advance(market, jump=jump)
-        self._tell()
+        self._teller.tell()
 
     def _fill(self, one: Candidate) -> None:
         """Trade an order where the path meets it, and tell backtrader: true sizes, commissions and profit."""
@@ -774,16 +365,16 @@ class MarginBroker(BackBroker):
                 return
         info = self.getcommissioninfo(order.data)
         fee = None if is_symbol(instrument.symbol) else info.getcommission(size, one.price)
-        wanted, before = self._venue_order(order), len(self._account.ledger)
+        wanted, before = self.wanted(order), len(self._account.ledger)
         booked = engine.fill(wanted, size, one.price, maker=one.maker, fee=fee)
         if isinstance(booked, Refusal):
-            self._resting.pop(wanted.id, None)
+            self.resting.pop(wanted.id, None)
             self._refused(order, booked)
         else:
             if not (self._mode.name == "portfolio" and wanted.margin_mode == "cross"):
                 self._settings[wanted.key] = wanted.leverage
             if wanted.id in self._account.orders:
-                self._resting[wanted.id] = order
+                self.resting[wanted.id] = order
             whole = instrument.snap(abs(order.executed.remsize) - size) <= 0
             if wanted.closes and abs(booked.closed) < size:
                 cut(order, abs(booked.closed))
@@ -793,10 +384,10 @@ class MarginBroker(BackBroker):
             ):
                 cut(order, abs(booked.closed))  # the position ended, or had no more assets to give
                 whole = True
-            refund = paid_back(self._account.ledger[before:], wanted.key, self._in_settlement)
+            refund = paid_back(self._account.ledger[before:], wanted.key, self.in_settlement)
             self._report(order, one, booked, wanted.key, refund, whole)
-        self._entries_told = len(self._account.ledger)  # this fill's own entries: told with it
-        self._tell()
+        self._teller.skip()
+        self._teller.tell()
 
     def _report(self, order: Any, one: Candidate, booked: Fill, key: PositionKey, refund: float, whole: bool) -> None:
         instrument = self.instrument(order.data)
@@ -817,62 +408,3 @@ class MarginBroker(BackBroker):
         order.completed()
         self._finish(order)
         self._bracketize(order)
-
-    def exact_size(self, key: PositionKey, instrument: Instrument) -> float | None:
-        """What the venue holds of a loan, which is no whole number of lots; None for all else."""
-        if not instrument.is_spot or self.in_coins(key, instrument):
-            return None
-        held = self._account.positions.get(key)
-        return held.size if held is not None else 0.0
-
-    # -- what the engine did by itself --------------------------------------------------------------------------
-
-    def _tell(self) -> None:
-        """Turn it into orders, costs and calls that strategies see."""
-        engine, ledger = self.engine, self._account.ledger
-        if self._entries_told == len(ledger) and self._events_told == len(engine.events):
-            return
-        forced, funding = costs(ledger[self._entries_told:], self._in_settlement)
-        self._entries_told = len(ledger)
-        for key, cost in funding:
-            self.holdings.charge(key, cost * self.rate_of(self.instrument(self._feeds[key.symbol])))
-        costs_left = iter(forced)
-        while self._events_told < len(engine.events):
-            event = engine.events[self._events_told]
-            self._events_told += 1
-            if isinstance(event, Forced):
-                place_forced(self, self._feeds[event.key.symbol], event, next(costs_left))
-                if event.remaining == 0.0:
-                    self._cancel_exits(event.key)
-            elif isinstance(event, Converted):
-                for name, data in self._feeds.items():
-                    for told, cost in conversions(self, name, data, event):
-                        place_forced(self, data, told, cost)
-            elif isinstance(event, OrdersCancelled):
-                for number in event.orders:
-                    order = self._resting.get(number)
-                    if order is not None:
-                        order.addinfo(reason=event.reason)
-                        self.cancel(order)
-            for strategy in self.cerebro.runningstrats:
-                notify = getattr(strategy, "notify_margin", None)
-                if notify is not None:
-                    notify(event)
-
-    def _cancel_exits(self, key: PositionKey) -> None:
-        """Orders that could only have closed a position go with it."""
-        for order in list(self.pending):
-            if order.data._name != key.symbol or not order.alive():
-                continue
-            if order.parent is not None and order.parent.status != bt.Order.Completed:
-                continue  # the exit of an entry still to come
-            wanted = self._venue_order(order)
-            if wanted.closes and wanted.key == key:
-                order.addinfo(reason="the position it would have closed is gone")
-                self.cancel(order)
-
-    def _revalue(self) -> None:
-        engine = self.engine
-        self._value = max(engine.equity_usd() / float(engine.market.usd(self.p.currency)), self.p.min_value)
-        self._available = engine.available(self.p.currency)
-        self._fundval = self._value / self._fundshares

@@ -1,4 +1,4 @@
-"""Forced trades as ordinary orders: what `notify_order` and `notify_trade` see of a liquidation."""
+"""What the venue did by itself, as strategies see it: forced trades as ordinary orders, cancellations, costs, calls."""
 
 from __future__ import annotations
 
@@ -8,14 +8,79 @@ from typing import TYPE_CHECKING, Any
 import backtrader as bt
 from backtrader.order import BuyOrder, SellOrder
 
-from bt_margin.model.event import Converted, Deleveraged, Forced, Reduced, Settled
+from bt_margin.model.event import Converted, Deleveraged, Event, Forced, OrdersCancelled, Reduced, Settled
 from bt_margin.model.instrument import is_symbol
+from bt_margin.model.ledger import PositionKey
+from bt_margin.plugin.holdings import costs
 
 if TYPE_CHECKING:
     from bt_margin.plugin.broker import MarginBroker
 
 
 REASONS = {Reduced: "liquidation", Settled: "delivery", Deleveraged: "deleveraging"}
+
+
+class Teller:
+    """Tells what was booked and what happened since it told last."""
+
+    def __init__(self, broker: MarginBroker) -> None:
+        self.broker = broker
+        self._events = self._entries = 0
+
+    def skip(self) -> None:
+        """What is booked by now was told in another way: with the order that it is of."""
+        self._entries = len(self.broker.ledger)
+
+    def tell(self) -> None:
+        """Turn it into orders, costs and calls that strategies see."""
+        broker = self.broker
+        events, ledger = broker.engine.events, broker.ledger
+        if self._entries == len(ledger) and self._events == len(events):
+            return
+        forced, funding = costs(ledger[self._entries:], broker.in_settlement)
+        self._entries = len(ledger)
+        for key, cost in funding:
+            broker.holdings.charge(key, cost * broker.rate_of(broker.instrument(broker.feeds[key.symbol])))
+        costs_left = iter(forced)
+        while self._events < len(events):
+            event = events[self._events]
+            self._events += 1
+            self._act(event, costs_left)
+            for strategy in broker.cerebro.runningstrats:
+                notify = getattr(strategy, "notify_margin", None)
+                if notify is not None:
+                    notify(event)
+
+    def _act(self, event: Event, costs_left: Iterator[float]) -> None:
+        """The orders that an event makes, and those that it ends."""
+        broker = self.broker
+        if isinstance(event, Forced):
+            place_forced(broker, broker.feeds[event.key.symbol], event, next(costs_left))
+            if event.remaining == 0.0:
+                self._cancel_exits(event.key)
+        elif isinstance(event, Converted):
+            for name, data in broker.feeds.items():
+                for told, cost in conversions(broker, name, data, event):
+                    place_forced(broker, data, told, cost)
+        elif isinstance(event, OrdersCancelled):
+            for number in event.orders:
+                order = broker.resting.get(number)
+                if order is not None:
+                    order.addinfo(reason=event.reason)
+                    broker.cancel(order)
+
+    def _cancel_exits(self, key: PositionKey) -> None:
+        """Orders that could only have closed a position go with it."""
+        broker = self.broker
+        for order in list(broker.pending):
+            if order.data._name != key.symbol or not order.alive():
+                continue
+            if order.parent is not None and order.parent.status != bt.Order.Completed:
+                continue  # the exit of an entry still to come
+            wanted = broker.wanted(order)
+            if wanted.closes and wanted.key == key:
+                order.addinfo(reason="the position it would have closed is gone")
+                broker.cancel(order)
 
 
 def place_forced(broker: MarginBroker, data: Any, event: Forced, cost: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from bt_margin.errors import InputError
 from bt_margin.model.account import MARGIN_MODES, Order
 from bt_margin.model.instrument import Instrument, is_symbol
 from bt_margin.model.ledger import PositionKey
+from bt_margin.plugin.bars import USD_PAIRS
 
 POSITIONAL = (
     "price", "plimit", "exectype", "valid", "tradeid", "oco", "trailamount", "trailpercent", "parent", "transmit",
@@ -98,6 +100,40 @@ def position_key(data: Any, instrument: Instrument, options: Mapping[str, Any], 
         expected = "net" if position_mode == "net" else "long or short"
         raise InputError(f"position_side: expected {expected} in {position_mode} mode, found {side!r}")
     return PositionKey(instrument.symbol, margin_mode, side)
+
+
+def prepared(size: float, side: str, options: dict[str, Any], instrument: Instrument, key: PositionKey, own: bool,
+             in_coins: bool) -> tuple[float, dict[str, Any]]:
+    """Size and options of an order to be: whole lots, limits on the tick, the leg's side and mode spelled out.
+
+    `own`: the position is the one that the feed itself stands for, `in_coins`: coins change hands. Raises InputError.
+    """
+    if not (isinstance(size, numbers.Real) and math.isfinite(size) and size > 0):
+        raise InputError(f"size: expected a finite number above zero, found {size!r} for {key.symbol}")
+    size = float(size)
+    if instrument.symbol in USD_PAIRS:
+        raise InputError(f"{instrument.symbol}: this feed tells what a currency is worth; it cannot be traded")
+    if in_coins and options.get("reduce_only"):
+        raise InputError(f"reduce_only: {key.symbol} trades in coins and has no position to reduce; leave it out")
+    options.update(margin_mode=key.margin_mode, position_side=key.side)
+    if opposes_parent(options.get("parent"), side) and not in_coins:
+        options["reduce_only"] = True  # a bracket's children end a position; they never open another
+    if not own:
+        options["tradeid"] = (options.get("tradeid", 0), key.side, key.margin_mode)
+    limits = ("price", "plimit") if options.get("exectype") == BtOrder.Limit else ("plimit",)
+    for name in ("price", "plimit"):
+        if options.get(name) is None:
+            continue
+        price = float(options[name])
+        if not (math.isfinite(price) and price > 0):
+            raise InputError(f"{name}: expected a finite price above zero, found {price!r} for {key.symbol}")
+        if name in limits:
+            options[name] = instrument.round_price(price, side)
+            if not options[name] > 0:
+                raise InputError(
+                    f"{name}: expected at least the tick of {key.symbol}, {instrument.tick:g}, found {price:g}"
+                )
+    return instrument.floor(size) or size, options  # less than a lot is the engine's to refuse
 
 
 def waits(order: Any) -> bool:
