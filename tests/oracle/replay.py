@@ -149,7 +149,8 @@ class Replay:
         """Everything due in (start, end], each instant judged on its own (rule book section 14); at one instant first
         funding, then interest, deleveraging, delivery (multi-currency, section 9).
         """
-        for time in sorted(self.due(start, end)):
+        while due := self.due(start, end):
+            start = time = min(due)
             for then, symbol, rate in self.funding:
                 if then == time:
                     self.settle_funding(symbol, rate)
@@ -162,9 +163,14 @@ class Replay:
             self.judge()
 
     def due(self, start: int, end: int) -> set[int]:
+        """Instants at which the clock brings something to what is held now: what befalls others is no instant here."""
         expiring = (held.contract for held in (*self.book.positions.values(), *self.book.orders.values(),
                                                *self.book.options.values(), *self.book.option_orders.values()))
-        times = {time for time, _, _ in self.funding} | {one.time for one in self.deleveraging}
+        signs = {(held.key[0], held.size > 0) for held in (*self.book.positions.values(), *self.book.options.values())}
+        times = {time for time, symbol, _ in self.funding if {(symbol, True), (symbol, False)} & signs}
+        times |= {one.time for one in self.deleveraging
+                  if any(one.symbol == symbol and one.side in ("", "long" if long else "short")
+                         for symbol, long in signs)}
         times |= {contract.expiry for contract in expiring if contract.expiry}
         return {time for time in times if start < time <= end}
 
@@ -194,15 +200,13 @@ class Replay:
         while True:
             stops = []
             for index, pool in enumerate(pool for pool in self.pools() if pool.holds):
-                for level in (WARNING, LIQUIDATION):
-                    if level == WARNING and pool.name in self.book.warned:
-                        continue
-                    share = first_below(pool, level, origin, target, done)
-                    if share is not None and share < ONE:
-                        stops.append((share, index, level, pool))
+                level = LIQUIDATION if pool.name in self.book.warned else WARNING  # which is met before the other
+                share = first_below(pool, level, origin, target, done)
+                if share is not None and share < ONE:
+                    stops.append((share, index, level, pool))
             if not stops:
                 return
-            done, _, level, pool = min(stops, key=lambda stop: (stop[0], stop[1], -stop[2]))
+            done, _, level, pool = min(stops, key=lambda stop: stop[:2])
             self.marks = between(origin, target, done)
             self.time = start + round((end - start) * done)
             self.reach(pool, level)
@@ -228,10 +232,10 @@ class Replay:
                     self.reach(pool, level)
         self.rearm()
 
-    def rearm(self) -> None:
+    def rearm(self, pools: list[Pool] | None = None) -> None:
         """Above 300 % a pool may be warned again."""
         alive = set()
-        for pool in self.pools():
+        for pool in self.pools() if pools is None else pools:
             ratio = pool.ratio(self.marks)
             if pool.holds and ratio is not None and ratio <= WARNING + Decimal("1e-25"):
                 alive.add(pool.name)
