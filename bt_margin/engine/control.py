@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from bt_margin.engine import debts, spot_margin, takeover
 from bt_margin.engine.present import DUST, Present
 from bt_margin.errors import MissingPrice, NotConserved
-from bt_margin.model.assessment import AccountReport, ratio
+from bt_margin.model.assessment import LateReport, ratio
 from bt_margin.model.event import Bankrupt, Converted, Reduced, TakenOver, Warned
 from bt_margin.model.ledger import EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
@@ -80,7 +80,7 @@ class RiskControl:
             self._low_ratio = low
         self._judged_at = self.now.market
 
-    def warn(self, name: str, judgement: Judgement, report: AccountReport) -> None:
+    def warn(self, name: str, judgement: Judgement, report: LateReport) -> None:
         """Say that a pool has come to the warning level, once."""
         if name not in self._warned:
             self._warned.add(name)
@@ -113,7 +113,7 @@ class RiskControl:
         for pool in pools:
             going = pool.mode.early(pool, self.now.market, self.now.rules)
             if going:
-                self.now.cancel_orders(pool.name, going, self.now.assess(), self._ratio(pool), EARLY)
+                self.now.cancel_orders(pool.name, going, self.now.late_report(), self._ratio(pool), EARLY)
                 return True
         return False
 
@@ -122,7 +122,7 @@ class RiskControl:
         pool = self.now.account_pool()
         wanted = repay_above_quota(pool, self.now.market, self.now.rules) if pool.at_risk else ()
         for one in wanted:
-            self._convert(pool, one, self.now.assess())
+            self._convert(pool, one, self.now.late_report())
         return bool(wanted)
 
     # -- the ladder ---------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class RiskControl:
         """Go down the mode's ladder until the pool is safe, from its top after each step: an order that only reduced a
         position may add risk to what is left of it. Announce what was done.
         """
-        before, total = self.now.assess(), self.now.equity_usd()
+        before, total = self.now.late_report(), self.now.equity_usd()
         first = self._pool(name, mode)
         assert first is not None
         opened, worth = judge(first, self.now.market, self.now.rules), float(self._without_orders(first).equity)
@@ -163,7 +163,7 @@ class RiskControl:
             reductions = next((found for found in steps if found), ())
             if not reductions:
                 break
-            report = self.now.assess()
+            report = self.now.late_report()
             for reduction in reductions:
                 if isinstance(reduction, CancelOrders):
                     self.now.cancel_orders(name, reduction.orders, report, self._ratio(pool), BEFORE_LIQUIDATION)
@@ -192,7 +192,7 @@ class RiskControl:
         keys = tuple(dict.fromkeys(closed))
         self.now.events.append(TakenOver(self.now.market.time, name, before, keys, ratio_then, loss, refund))
 
-    def _convert(self, pool: Pool, wanted: Convert, report: AccountReport) -> None:
+    def _convert(self, pool: Pool, wanted: Convert, report: LateReport) -> None:
         """Sell one coin to buy back another, and say so."""
         then = ratio(*_levels(judge(pool, self.now.market, self.now.rules)))
         done = debts.convert(self.now.account, wanted, self.now.market, self.now.rules, self.slippage)
@@ -203,7 +203,7 @@ class RiskControl:
         self.now.note_debts()
 
     def _write_off(self, pool: Pool) -> None:
-        report = self.now.assess()
+        report = self.now.late_report()
         for currency, paid in debts.write_off(self.now.account, self.now.market.time).items():
             if paid * float(self.now.market.usd(currency)) > DUST:
                 self.now.events.append(Bankrupt(self.now.market.time, pool.name, report, currency, paid))
@@ -212,7 +212,7 @@ class RiskControl:
     def _without_orders(self, pool: Pool) -> Judgement:
         return judge(pool.bare, self.now.market, self.now.rules)
 
-    def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: AccountReport) -> None:
+    def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: LateReport) -> None:
         position = self.now.account.positions[key]
         price = float(self.now.market.mark(key.symbol)) * (1 + math.copysign(self.slippage, size))
         if isinstance(position, MarginPosition):
@@ -247,7 +247,7 @@ class RiskControl:
 
     def _watch(self, judged: list[tuple[Pool, Judgement]]) -> None:
         """Warn once each time a pool falls to the warning level."""
-        report: AccountReport | None = None
+        report: LateReport | None = None
         self._warned &= {pool.name for pool, _ in judged}
         for pool, judgement in judged:
             self._note_distance(pool, judgement)
@@ -255,7 +255,7 @@ class RiskControl:
             if not requirement or equity - self.now.rules.liquidation.warning_ratio * requirement > 0:
                 self._warned.discard(pool.name)
             elif pool.name not in self._warned:
-                report = report or self.now.assess()
+                report = report or self.now.late_report()
                 self.warn(pool.name, judgement, report)
 
     def _booked_and_hour(self) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def conversions(broker: MarginBroker, name: str, data: Any, event: Converted) ->
             continue
         cost = (event.fee + event.penalty) * bought / quote * size / amount if sign < 0 or spends else 0.0
         left = instrument.snap(held + sign * size)
-        yield Reduced(event.time, event.pool, event.report, key, sign * size, price, 0.0, cost, 0.0, left,
+        yield Reduced(event.time, event.pool, event.late_report, key, sign * size, price, 0.0, cost, 0.0, left,
                       event.margin_ratio or 0.0, event.reason), cost
 
 
