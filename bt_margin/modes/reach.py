@@ -35,11 +35,7 @@ def coin_moved(market: Market, positions: Iterable[Position], coin: str, shift: 
     own = [p for p in positions if p.instrument.base == coin]
     bare = replace(market, marks=_of(market.marks, coin), lasts=_of(market.lasts, coin),
                    indexes=_of(market.indexes, coin), forwards=_of(market.forwards, coin))
-    after = moved(bare, own, shift)
-    return replace(
-        market, marks={**market.marks, **after.marks}, lasts={**market.lasts, **after.lasts},
-        indexes={**market.indexes, **after.indexes}, forwards={**market.forwards, **after.forwards},
-    )
+    return market.with_coin(coin, moved(bare, own, shift))
 
 
 def reach(pool: Pool, coin: str, market: Market, rules: Rules, measure: Measure) -> tuple[float | None, str]:
