@@ -248,7 +248,7 @@ class LateReport:
         return LateReport, (_Ready(self.read()),)
 
     def __repr__(self) -> str:
-        return "LateReport(not read yet)" if self._report is None else f"LateReport({self._report!r})"
+        return repr(self.read())
 
 
 @dataclass(frozen=True, slots=True)
