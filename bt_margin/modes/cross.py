@@ -136,7 +136,10 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
             continue
         size = sizes[instrument.family]
         ask = partial(_contract, exposure, size, market, rules)
-        rows += _KNOWN.find(instrument.symbol, instrument.base, (exposure, size), market, rules, ask)
+        if len(pool.exposures) > 1:
+            rows += _KNOWN.find(instrument.symbol, instrument.base, (exposure, size), market, rules, ask)
+        else:
+            rows += ask()
     return tuple(rows)
 
 
