@@ -45,7 +45,7 @@ class Present:
         self.events: list[Event] = []
         self.funding_due: Counter[str] = Counter()
         self.funding_missed: Counter[str] = Counter()
-        self._evidence: dict[tuple[str, str, str], Evidence] = {}
+        self._evidence: dict[tuple[str, str, str], tuple[int, Evidence]] = {}
         self._owed = account.owed()
         self._pools_of: tuple[Any, tuple[list[Pool], list[Pool]]] | None = None
         self._looked: dict[str, tuple[Pool, Market, Rules, Judgement]] = {}
@@ -140,11 +140,14 @@ class Present:
     def evidence(self) -> tuple[Evidence, ...]:
         """Every rule row this run leaned on, over all revisions it passed through."""
         self.lean_on(self.rules)
-        return tuple(self._evidence[key] for key in sorted(self._evidence))
+        return tuple(self._evidence[key][1] for key in sorted(self._evidence))
 
     def lean_on(self, rules: Rules) -> None:
+        """The run rests on what these rules were asked for; of the same row the last day's counts, whenever told."""
         for row in rules.evidence():
-            self._evidence[row.table, row.subject, row.effective] = row
+            key = (row.table, row.subject, row.effective)
+            if key not in self._evidence or self._evidence[key][0] <= rules.time:
+                self._evidence[key] = (rules.time, row)
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader has to know: funding not covered, and rules that stood in."""
