@@ -80,6 +80,22 @@ def test_while_one_coin_moves_the_others_are_as_if_they_were_judged_there(mode: 
         assert told(judge(here, there, RULES), len(shifts)) == told(judge(here, replace(there), RULES), len(shifts))
 
 
+def test_what_stands_as_it_stood_is_seen_anew_where_coins_or_its_family_have_changed() -> None:
+    """Spot that joins a unit, and another expiry whose contracts share a tier."""
+    short = [-300, 0, 0, 0, 0, 0, 0]
+    rows = [judge(pool("portfolio", short, [], {"USDT": 5e4, "BTC": coins}), MARKET, RULES) for coins in (0.5, 3.0)]
+    assert rows[0].maintenance > 1.5 * rows[1].maintenance
+    near, far = (RULES.instrument(f"BTC/USDT:USDT-{day}") for day in ("251226", "260327"))
+    market = Market(TIME, {near.symbol: 120_000.0, far.symbol: 121_000.0})
+    first, small, large = (Position(i, "cross", "net", size, 120_000.0, 2.0)
+                           for i, size in ((near, 100.0), (far, 100.0), (far, 200_000.0)))
+    usdt = pool("cross", [1], [])
+    alone, beside = (judge(replace(usdt, positions=(first, other)), market, RULES).charges[0]
+                     for other in (small, large))
+    assert alone.unit == beside.unit == near.symbol
+    assert beside.maintenance > 1.5 * alone.maintenance
+
+
 def test_a_coin_whose_worth_is_told_in_the_moved_one_moves_along() -> None:
     """ETH/BTC is the only index of ETH: what its spot is worth beside a short future falls with BTC."""
     indexes = {"BTC/USD": 120_000.0, "USDT/USD": 1.0, "ETH/BTC": 0.0367}
