@@ -15,10 +15,12 @@ from bt_margin.model.assessment import LateReport, ratio
 from bt_margin.model.event import Bankrupt, Converted, Reduced, TakenOver, Warned
 from bt_margin.model.ledger import EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
+from bt_margin.model.market import Market
 from bt_margin.model.moment import HOUR
 from bt_margin.modes.base import CancelOrders, Convert, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.conversion import repay_above_quota
 from bt_margin.modes.distance import distance, holds, is_straight, may_be_nearer
+from bt_margin.rules.book import Rules
 
 EARLY = "cancelled by risk control (free margin below maintenance margin and order costs)"
 BEFORE_LIQUIDATION = "cancelled before liquidation (insufficient margin)"
@@ -42,6 +44,7 @@ class RiskControl:
         self._judged = now.state
         self._judged_at = now.market
         self._sought: dict[str, tuple[int, int]] = {}  # pools no move would end: what was booked by then, and when
+        self._noted: dict[str, tuple[Pool, Market, Rules, float | None]] = {}  # how pools stood when last looked at
 
     def judge(self) -> None:
         """Every pool at this instant: breaches first, then warnings."""
@@ -266,11 +269,14 @@ class RiskControl:
         low = self.min_distance
         if not holds(pool):
             return
-        if low is None and not is_straight(pool):
+        if not is_straight(pool):
             now = self._booked_and_hour()
-            if self._sought.get(pool.name) == now:
+            if low is None and self._sought.get(pool.name) == now:
                 return  # nothing would end it when last sought: once an hour, and after each booking, is enough
-            self._sought[pool.name] = now
+            if low is None:
+                self._sought[pool.name] = now
+            if self._stands_as_noted(pool):
+                return
         if not may_be_nearer(pool, low, self.now.market, self.now.rules):
             return
         away = distance(pool, judgement, self.now.market, self.now.rules)
@@ -280,6 +286,15 @@ class RiskControl:
             self.entry_distance = away
         if low is None or away < low:
             self.min_distance = away
+
+    def _stands_as_noted(self, pool: Pool) -> bool:
+        """True where nothing has changed since the pool was last looked at, as bar after bar of a still market.
+        What options are worth changes with time alone."""
+        noted, market, low = self._noted.get(pool.name), self.now.market, self.min_distance
+        self._noted[pool.name] = (pool, market, self.now.rules, low)
+        if noted is None or noted[0] is not pool or noted[2] is not self.now.rules or noted[3] != low:
+            return False
+        return noted[1].same_prices(market) and not any(p.instrument.is_option for p in pool.positions)
 
 
 def _levels(judgement: Judgement) -> tuple[float, float]:

@@ -141,6 +141,11 @@ class Market:
         before, moved = self._moved
         return None if coin == moved else before
 
+    def same_prices(self, other: Market) -> bool:
+        """True where all prices are those of another instant."""
+        return (self.marks, self.lasts, self.indexes, self.forwards) == (
+            other.marks, other.lasts, other.indexes, other.forwards)
+
     def one(self, instant: int, time: int) -> Market:
         """One of many instants, its prices floats, at a time."""
 

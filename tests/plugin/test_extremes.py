@@ -69,8 +69,8 @@ def buy(size: float = 100.0, **more: Any) -> dict[int, Any]:
     return {1: lambda s: s.buy(size=size, **more)}
 
 
-@pytest.mark.parametrize(("mode", "jump"), [(mode, jump) for jump in (False, True) for mode in MODES
-                                            if jump or mode != "portfolio"])  # there many slices, each solved for
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("jump", [False, True], ids=["walked", "jumped"])
 def test_a_fall_of_99_percent_ends_a_long_and_enriches_a_short(mode: str, jump: bool) -> None:
     opened = 600.0 if jump else 60_000.0
     fall = [60_000, 60_000, (opened, opened, 600.0, 600.0), *[600] * 90]
@@ -153,7 +153,7 @@ def test_where_marks_end_the_last_price_judges_and_that_is_said(mode: str) -> No
     assert any("mark" in warning for warning in s.broker.report().warnings)
 
 
-@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_contract_whose_feed_ends_stays_and_dies_with_its_account(mode: str) -> None:
     """BTC is delisted at bar 80 with a position open; ETH goes on, and falls."""
     btc, eth = frame([60_000] * 80), frame([3_000] * 160 + [(3_000.0, 3_000.0, 1_500.0, 1_500.0)] + [1_500] * 20)
@@ -172,7 +172,7 @@ def test_a_contract_whose_feed_ends_stays_and_dies_with_its_account(mode: str) -
     assert s.values[-1] >= 0.0
 
 
-@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("last", [False, True], ids=["first bar", "last bar"])
 def test_liquidation_in_the_first_bar_of_a_position_and_in_the_last_of_the_run(mode: str, last: bool) -> None:
     wick = (60_000.0, 60_000.0, 45_000.0, 46_000.0)
@@ -186,7 +186,7 @@ def test_liquidation_in_the_first_bar_of_a_position_and_in_the_last_of_the_run(m
     assert s.broker.getvalue() == pytest.approx(max(10_000.0 + cost + still, 1e-9), abs=1e-6)
 
 
-@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize("mode", MODES)
 def test_all_resting_orders_go_with_the_account_and_each_is_told(mode: str) -> None:
     def place(s: Diary) -> None:
         s.buy(size=100)
