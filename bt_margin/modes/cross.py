@@ -18,7 +18,7 @@ from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import ladder, options, spot_margin
 from bt_margin.modes.base import MarginMode, Pool
 from bt_margin.modes.exposure import Exposure
-from bt_margin.modes.parts import Parts
+from bt_margin.modes.kept import Kept
 from bt_margin.modes.valuation import margin_of, order_initial, taker, value_of
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _contract(exposure: Exposure, size: float, market: Market, rules: Rules) -> 
     return tuple(rows)
 
 
-_KNOWN: Parts[tuple[Charge, ...]] = Parts()
+_KNOWN: Kept[tuple[Charge, ...]] = Kept()
 
 
 def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:

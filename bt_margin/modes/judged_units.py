@@ -16,7 +16,7 @@ from bt_margin.model.market import Market
 from bt_margin.modes import currencies
 from bt_margin.modes.base import Pool
 from bt_margin.modes.currencies import Line
-from bt_margin.modes.parts import Parts
+from bt_margin.modes.kept import Kept
 from bt_margin.modes.risk_units import RiskUnit, fillings, risk_units
 from bt_margin.modes.unit_margin import UnitMargin, unit_margin
 from bt_margin.risk.grid import VOL_COLUMNS
@@ -105,7 +105,7 @@ def _judged(unit: RiskUnit, spot: Number, other: Number, cap: float, market: Mar
     return JudgedUnit(unit, cases[0], cases, counted, rules.portfolio(unit.base).imr_factor, other, cap)
 
 
-_KNOWN: Parts[JudgedUnit] = Parts()
+_KNOWN: Kept[JudgedUnit] = Kept()
 
 
 def worst_scenario(profits: Array, spot: Array, vol: Array | None) -> dict[str, object]:

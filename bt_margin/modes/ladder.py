@@ -18,7 +18,7 @@ from bt_margin.model.market import Market
 from bt_margin.model.orders import Queue
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
 from bt_margin.modes.exposure import net_sizes
-from bt_margin.modes.parts import Parts
+from bt_margin.modes.kept import Kept
 from bt_margin.modes.valuation import forced_size
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def unhedged_largest_relief(margins: Margins, pool: Pool, market: Market, rules:
     return (_close(position, size, "unhedged position"),)
 
 
-_RELIEF: Parts[float] = Parts()
+_RELIEF: Kept[float] = Kept()
 
 
 def tier_step_down(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:

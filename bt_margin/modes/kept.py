@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-class Parts(Generic[Answer]):
+class Kept(Generic[Answer]):
     """The last answer for each part, by its name, at one market under one set of rules."""
 
     def __init__(self) -> None:
