@@ -849,10 +849,11 @@ class MarginBroker(BackBroker):
                     for told, cost in conversions(self, name, data, event):
                         place_forced(self, data, told, cost)
             elif isinstance(event, OrdersCancelled):
-                for number in event.orders:
-                    order = self._resting.get(number)
-                    if order is not None:
-                        order.addinfo(reason=event.reason)
+                going = [order for number in event.orders if (order := self._resting.get(number)) is not None]
+                for order in going:
+                    order.addinfo(reason=event.reason)
+                for order in going:  # one may take others along
+                    if order.alive():
                         self.cancel(order)
             for strategy in self.cerebro.runningstrats:
                 notify = getattr(strategy, "notify_margin", None)
