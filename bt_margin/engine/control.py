@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from bt_margin.engine import debts, spot_margin, takeover
 from bt_margin.engine.present import DUST, Present
 from bt_margin.errors import MissingPrice, NotConserved
-from bt_margin.model.assessment import AccountReport, ratio
+from bt_margin.model.assessment import LateReport, ratio
 from bt_margin.model.event import Bankrupt, Converted, Reduced, TakenOver, Warned
 from bt_margin.model.ledger import EntryKind, PositionKey
 from bt_margin.model.loan import MarginPosition
+from bt_margin.model.market import Market
 from bt_margin.model.moment import HOUR
 from bt_margin.modes.base import CancelOrders, Convert, Judgement, MarginMode, Pool, judge
 from bt_margin.modes.conversion import repay_above_quota
 from bt_margin.modes.distance import distance, holds, is_straight, may_be_nearer
+from bt_margin.rules.book import Rules
 
 EARLY = "cancelled by risk control (free margin below maintenance margin and order costs)"
 BEFORE_LIQUIDATION = "cancelled before liquidation (insufficient margin)"
@@ -42,6 +44,7 @@ class RiskControl:
         self._judged = now.state
         self._judged_at = now.market
         self._sought: dict[str, tuple[int, int]] = {}  # pools no move would end: what was booked by then, and when
+        self._noted: dict[str, tuple[Pool, Market, Rules, float | None]] = {}  # how pools stood when last looked at
 
     def judge(self) -> None:
         """Every pool at this instant: breaches first, then warnings."""
@@ -80,7 +83,7 @@ class RiskControl:
             self._low_ratio = low
         self._judged_at = self.now.market
 
-    def warn(self, name: str, judgement: Judgement, report: AccountReport) -> None:
+    def warn(self, name: str, judgement: Judgement, report: LateReport) -> None:
         """Say that a pool has come to the warning level, once."""
         if name not in self._warned:
             self._warned.add(name)
@@ -113,7 +116,7 @@ class RiskControl:
         for pool in pools:
             going = pool.mode.early(pool, self.now.market, self.now.rules)
             if going:
-                self.now.cancel_orders(pool.name, going, self.now.assess(), self._ratio(pool), EARLY)
+                self.now.cancel_orders(pool.name, going, self.now.late_report(), self._ratio(pool), EARLY)
                 return True
         return False
 
@@ -122,7 +125,7 @@ class RiskControl:
         pool = self.now.account_pool()
         wanted = repay_above_quota(pool, self.now.market, self.now.rules) if pool.at_risk else ()
         for one in wanted:
-            self._convert(pool, one, self.now.assess())
+            self._convert(pool, one, self.now.late_report())
         return bool(wanted)
 
     # -- the ladder ---------------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ class RiskControl:
         """Go down the mode's ladder until the pool is safe, from its top after each step: an order that only reduced a
         position may add risk to what is left of it. Announce what was done.
         """
-        before, total = self.now.assess(), self.now.equity_usd()
+        before, total = self.now.late_report(), self.now.equity_usd()
         first = self._pool(name, mode)
         assert first is not None
         opened, worth = judge(first, self.now.market, self.now.rules), float(self._without_orders(first).equity)
@@ -163,7 +166,7 @@ class RiskControl:
             reductions = next((found for found in steps if found), ())
             if not reductions:
                 break
-            report = self.now.assess()
+            report = self.now.late_report()
             for reduction in reductions:
                 if isinstance(reduction, CancelOrders):
                     self.now.cancel_orders(name, reduction.orders, report, self._ratio(pool), BEFORE_LIQUIDATION)
@@ -192,7 +195,7 @@ class RiskControl:
         keys = tuple(dict.fromkeys(closed))
         self.now.events.append(TakenOver(self.now.market.time, name, before, keys, ratio_then, loss, refund))
 
-    def _convert(self, pool: Pool, wanted: Convert, report: AccountReport) -> None:
+    def _convert(self, pool: Pool, wanted: Convert, report: LateReport) -> None:
         """Sell one coin to buy back another, and say so."""
         then = ratio(*_levels(judge(pool, self.now.market, self.now.rules)))
         done = debts.convert(self.now.account, wanted, self.now.market, self.now.rules, self.slippage)
@@ -203,7 +206,7 @@ class RiskControl:
         self.now.note_debts()
 
     def _write_off(self, pool: Pool) -> None:
-        report = self.now.assess()
+        report = self.now.late_report()
         for currency, paid in debts.write_off(self.now.account, self.now.market.time).items():
             if paid * float(self.now.market.usd(currency)) > DUST:
                 self.now.events.append(Bankrupt(self.now.market.time, pool.name, report, currency, paid))
@@ -212,7 +215,7 @@ class RiskControl:
     def _without_orders(self, pool: Pool) -> Judgement:
         return judge(pool.bare, self.now.market, self.now.rules)
 
-    def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: AccountReport) -> None:
+    def _force(self, name: str, pool: Pool, key: PositionKey, size: float, step: str, report: LateReport) -> None:
         position = self.now.account.positions[key]
         price = float(self.now.market.mark(key.symbol)) * (1 + math.copysign(self.slippage, size))
         if isinstance(position, MarginPosition):
@@ -247,7 +250,7 @@ class RiskControl:
 
     def _watch(self, judged: list[tuple[Pool, Judgement]]) -> None:
         """Warn once each time a pool falls to the warning level."""
-        report: AccountReport | None = None
+        report: LateReport | None = None
         self._warned &= {pool.name for pool, _ in judged}
         for pool, judgement in judged:
             self._note_distance(pool, judgement)
@@ -255,7 +258,7 @@ class RiskControl:
             if not requirement or equity - self.now.rules.liquidation.warning_ratio * requirement > 0:
                 self._warned.discard(pool.name)
             elif pool.name not in self._warned:
-                report = report or self.now.assess()
+                report = report or self.now.late_report()
                 self.warn(pool.name, judgement, report)
 
     def _booked_and_hour(self) -> tuple[int, int]:
@@ -266,11 +269,14 @@ class RiskControl:
         low = self.min_distance
         if not holds(pool):
             return
-        if low is None and not is_straight(pool):
+        if not is_straight(pool):
             now = self._booked_and_hour()
-            if self._sought.get(pool.name) == now:
+            if low is None and self._sought.get(pool.name) == now:
                 return  # nothing would end it when last sought: once an hour, and after each booking, is enough
-            self._sought[pool.name] = now
+            if low is None:
+                self._sought[pool.name] = now
+            if self._stands_as_noted(pool):
+                return
         if not may_be_nearer(pool, low, self.now.market, self.now.rules):
             return
         away = distance(pool, judgement, self.now.market, self.now.rules)
@@ -280,6 +286,15 @@ class RiskControl:
             self.entry_distance = away
         if low is None or away < low:
             self.min_distance = away
+
+    def _stands_as_noted(self, pool: Pool) -> bool:
+        """True where nothing has changed since the pool was last looked at, as bar after bar of a still market.
+        What options are worth changes with time alone."""
+        noted, market, low = self._noted.get(pool.name), self.now.market, self.min_distance
+        self._noted[pool.name] = (pool, market, self.now.rules, low)
+        if noted is None or noted[0] is not pool or noted[2] is not self.now.rules or noted[3] != low:
+            return False
+        return noted[1].same_prices(market) and not any(p.instrument.is_option for p in pool.positions)
 
 
 def _levels(judgement: Judgement) -> tuple[float, float]:

@@ -81,8 +81,8 @@ class MarginEngine(Present):
         `leverage`: the setting of cross contracts when leaving portfolio margin, which knows none. What was tried
         becomes an event, refused or not.
         """
-        old, before = self.mode, self.assess()
-        after = None
+        old, told, after = self.mode, self.late_report(), None
+        before = told.read()
         why = tuple(switching.reasons(self.account, old, new, self.equity_usd(), leverage, self.rules))
         if not why:
             trial = switching.converted(self.account, leverage)
@@ -102,7 +102,7 @@ class MarginEngine(Present):
                                              leverage=position.leverage, note=f"leverage {position.leverage:g}"))
             self.mode = new
             self.control.forget_warnings()
-        self.events.append(ModeSwitched(self.market.time, "account", before, old.name, new.name, why, after))
+        self.events.append(ModeSwitched(self.market.time, "account", told, old.name, new.name, why, after))
         return Switch(old.name, new.name, before, after, why)
 
     # -- orders -------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class MarginEngine(Present):
 
     def refuse(self, order: Order, refusal: Refusal) -> None:
         self.events.append(
-            Refused(self.market.time, refusal.currency, self.assess(), order.id, order.symbol, refusal.reason,
+            Refused(self.market.time, refusal.currency, self.late_report(), order.id, order.symbol, refusal.reason,
                     refusal.shortfall, refusal.largest_size)
         )
 
@@ -215,7 +215,7 @@ class MarginEngine(Present):
     def _loan(self, order: Order, price: float, maker: bool) -> Fill:
         """Spot margin: borrow and trade, or trade and repay; what a close leaves negative is refunded."""
         position = spot_margin.loan_of(self.account, order.key)
-        report = self.assess() if position is not None and position.sign != order.sign else None
+        report = self.late_report() if position is not None and position.sign != order.sign else None
         traded = spot_margin.trade(self.account, order, price, maker, self.market, self.rules)
         if position is not None and report is not None:
             worth = float(position.notional(self.market))
@@ -313,7 +313,7 @@ class MarginEngine(Present):
                 self.control.judge()
             else:
                 pool = next(pool for pool in self.at_risk_pools() if pool.name == name)
-                self.control.warn(name, self.look(pool, self.market), self.assess())
+                self.control.warn(name, self.look(pool, self.market), self.late_report())
         raise NotConserved("advance: a breach is never resolved; this is a defect, please report the book")
 
     def _accrue(self, start: int, end: int) -> bool:
@@ -379,7 +379,7 @@ class MarginEngine(Present):
         size = position.instrument.floor(-position.size * cause.share)
         if not size:
             return
-        report, price = self.assess(), float(self.market.mark(key.symbol))
+        report, price = self.late_report(), float(self.market.mark(key.symbol))
         trade = deleverage(self.account, position, size, price, time, self.rules)
         self.end(position, time, report)
         left = self.account.positions.get(key)
@@ -391,7 +391,7 @@ class MarginEngine(Present):
     def _settle(self, time: int, instrument: Instrument) -> None:
         """Deliver every position of an expiring contract; its orders are cancelled (rule book section 11)."""
         symbol = instrument.symbol
-        report = self.assess()
+        report = self.late_report()
         orders = tuple(order.id for order in self.account.orders.values() if order.symbol == symbol)
         self.cancel_orders(instrument.settle, orders, report, None, "the contract has expired", time)
         held = [position for _, position in sorted(self.account.positions.items()) if position.symbol == symbol]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bt_margin.engine import takeover
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.model.account import Account, Order, Position
-from bt_margin.model.assessment import AccountReport, ratio
+from bt_margin.model.assessment import AccountReport, LateReport, ratio
 from bt_margin.model.event import Bankrupt, Borrowed, Event, OrdersCancelled, Repaid
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders
@@ -44,7 +45,7 @@ class Present:
         self.events: list[Event] = []
         self.funding_due: Counter[str] = Counter()
         self.funding_missed: Counter[str] = Counter()
-        self._evidence: dict[tuple[str, str, str], Evidence] = {}
+        self._evidence: dict[tuple[str, str, str], tuple[int, Evidence]] = {}
         self._owed = account.owed()
         self._pools_of: tuple[Any, tuple[list[Pool], list[Pool]]] | None = None
         self._looked: dict[str, tuple[Pool, Market, Rules, Judgement]] = {}
@@ -74,6 +75,20 @@ class Present:
     def assess(self) -> AccountReport:
         """The account now."""
         return assess(self.account, self.mode, self.market, self.rules, self.warnings())
+
+    def late_report(self) -> LateReport:
+        """The account now, for an event to tell of: laid out if somebody reads it, as it would have been here. What it
+        leans on then is noted for the run, as if it had been laid out at once."""
+        account, mode, market, rules, said = self.account.copy(), self.mode, self.market, self.rules, self.warnings()
+        noted = Counter(market.stand_ins)
+
+        def lay_out() -> AccountReport:
+            report = assess(account, mode, replace(market, stand_ins=noted), rules, said)
+            market.stand_ins.update(noted - market.stand_ins)
+            self.lean_on(rules)
+            return report
+
+        return LateReport(lay_out)
 
     def equity_usd(self) -> float:
         """Undiscounted value of everything, in USD."""
@@ -125,11 +140,14 @@ class Present:
     def evidence(self) -> tuple[Evidence, ...]:
         """Every rule row this run leaned on, over all revisions it passed through."""
         self.lean_on(self.rules)
-        return tuple(self._evidence[key] for key in sorted(self._evidence))
+        return tuple(self._evidence[key][1] for key in sorted(self._evidence))
 
     def lean_on(self, rules: Rules) -> None:
+        """The run rests on what these rules were asked for; of the same row the last day's counts, whenever told."""
         for row in rules.evidence():
-            self._evidence[row.table, row.subject, row.effective] = row
+            key = (row.table, row.subject, row.effective)
+            if key not in self._evidence or self._evidence[key][0] <= rules.time:
+                self._evidence[key] = (rules.time, row)
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader has to know: funding not covered, and rules that stood in."""
@@ -188,14 +206,14 @@ class Present:
         owed = self.account.owed()
         if owed == self._owed:
             return
-        report, time = self.assess(), self.market.time
+        report, time = self.late_report(), self.market.time
         pool = self.account_pool()
         for currency in sorted(owed - self._owed):
             self.events.append(Borrowed(time, pool.name, report, currency, -self.account.balance(currency)))
         self.events += [Repaid(time, pool.name, report, currency) for currency in sorted(self._owed - owed)]
         self._owed = owed
 
-    def cancel_orders(self, pool: str, orders: tuple[int, ...], report: AccountReport, margin_ratio: float | None,
+    def cancel_orders(self, pool: str, orders: tuple[int, ...], report: LateReport, margin_ratio: float | None,
                       reason: str, time: int | None = None) -> None:
         """Withdraw orders, at the present time if no other is given."""
         for order_id in orders:
@@ -204,7 +222,7 @@ class Present:
             when = self.market.time if time is None else time
             self.events.append(OrdersCancelled(when, pool, report, orders, margin_ratio, reason))
 
-    def end(self, position: Position, time: int, report: AccountReport) -> None:
+    def end(self, position: Position, time: int, report: LateReport) -> None:
         """After a close nobody asked for: margin left goes back to cash, a debt is refunded."""
         name = self.pool_of(position)
         paid = takeover.settle_isolated(self.account, position.key, time, True)
@@ -212,7 +230,7 @@ class Present:
         self.tell_bankrupt(name, position, paid, notional, report)
         self.settle_cash(position.currency, notional, name)
 
-    def tell_bankrupt(self, pool: str, position: Position, paid: float, notional: float, report: AccountReport) -> None:
+    def tell_bankrupt(self, pool: str, position: Position, paid: float, notional: float, report: LateReport) -> None:
         if paid > DUST * notional:
             self.events.append(Bankrupt(self.market.time, pool, report, position.currency, paid))
 
@@ -220,7 +238,7 @@ class Present:
         """A negative balance without positions behind it is refunded to zero by the insurance fund."""
         if self.mode.whole or self.account.balance(currency) >= 0:
             return  # a whole account owes what is below zero
-        report = self.assess()
+        report = self.late_report()
         paid = takeover.settle_cash(self.account, currency, self.market.time)
         if paid > DUST * max(1.0, notional):
             self.events.append(Bankrupt(self.market.time, pool or currency, report, currency, paid))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -217,6 +217,48 @@ class AccountReport:
             "warnings": list(self.warnings),
         }
         return _clean(body)  # type: ignore[no-any-return]
+
+
+class LateReport:
+    """A report that is laid out when it is first read, and kept.
+
+    `lay_out` gives it, and may lean only on what no longer changes. Most events are never asked for theirs, and laying
+    one out takes far longer than a forced order. Equal where the reports are; a copy in another process is laid out.
+    """
+
+    __slots__ = ("_lay_out", "_report")
+    __hash__ = None  # type: ignore[assignment]  # as that of what it holds: mappings have none
+
+    def __init__(self, lay_out: Callable[[], AccountReport]) -> None:
+        self._lay_out: Callable[[], AccountReport] | None = lay_out
+        self._report: AccountReport | None = None
+
+    def read(self) -> AccountReport:
+        """The report, the same object each time. Raises what laying it out raises."""
+        if self._report is None:
+            assert self._lay_out is not None
+            self._report = self._lay_out()
+            self._lay_out = None  # and the account behind it goes
+        return self._report
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LateReport) and (self is other or self.read() == other.read())
+
+    def __reduce__(self) -> tuple[type[LateReport], tuple[Callable[[], AccountReport]]]:
+        return LateReport, (_Ready(self.read()),)
+
+    def __repr__(self) -> str:
+        return repr(self.read())
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A report that is there, as something to lay out."""
+
+    report: AccountReport
+
+    def __call__(self) -> AccountReport:
+        return self.report
 
 
 def ratio(equity: float, requirement: float) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bt_margin.model.assessment import AccountReport
+from bt_margin.model.assessment import AccountReport, LateReport
 from bt_margin.model.ledger import PositionKey
 
 
@@ -14,7 +14,13 @@ class Event:
 
     time: int
     pool: str
-    report: AccountReport
+    late_report: LateReport
+
+    @property
+    def report(self) -> AccountReport:
+        """The account as it was judged just before, laid out when first read. Raises where a price or a rule that only
+        the report asks for is missing."""
+        return self.late_report.read()
 
     @property
     def name(self) -> str:

@@ -33,6 +33,7 @@ class Market:
     forwards: Mapping[str, Number] = field(default_factory=dict)  # by symbol up to the expiry: BTC/USD:BTC-250328
     index_times: Mapping[str, int] = field(default_factory=dict)  # when each index was last heard of; absent: now
     times: NDArray[np.float64] | None = None  # of instants whose clocks differ; else `time` is that of all
+    _moved: tuple[Market, str] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def clock(self) -> Number:
@@ -120,6 +121,30 @@ class Market:
     def at(self, time: int, marks: Mapping[str, Number], lasts: Mapping[str, Number] | None = None) -> Market:
         """The same market with other marks (and last prices) at another time."""
         return replace(self, time=time, marks=marks, lasts=self.lasts if lasts is None else lasts)
+
+    def with_coin(self, coin: str, there: Market) -> Market:
+        """The same market with one coin's prices as they are in another, which knows no others. What does not look at
+        them stands as it stood (`still`), unless something is quoted or settled in the coin."""
+        found = replace(
+            self, marks={**self.marks, **there.marks}, lasts={**self.lasts, **there.lasts},
+            indexes={**self.indexes, **there.indexes}, forwards={**self.forwards, **there.forwards},
+        )
+        if not any(coin in _measured_in(key) for prices in (self.marks, self.lasts, self.indexes) for key in prices):
+            object.__setattr__(found, "_moved", (self, coin))  # no argument: what is made of `found` has it no more
+        return found
+
+    def still(self, coin: str) -> Market | None:
+        """The market of which a coin's prices, and those of settlement coins, are: this one, or the one that it differs
+        from in another coin only; None where it differs in this one."""
+        if self._moved is None:
+            return self
+        before, moved = self._moved
+        return None if coin == moved else before
+
+    def same_prices(self, other: Market) -> bool:
+        """True where all prices are those of another instant."""
+        return (self.marks, self.lasts, self.indexes, self.forwards) == (
+            other.marks, other.lasts, other.indexes, other.forwards)
 
     def one(self, instant: int, time: int) -> Market:
         """One of many instants, its prices floats, at a time."""
@@ -213,6 +238,13 @@ def _in_coin(symbol: str) -> bool:
         return False
     parts = parse(symbol)
     return parts.settle == parts.base
+
+
+@cache
+def _measured_in(symbol: str) -> tuple[str, ...]:
+    """The currencies that a price is quoted and settled in, other than its own coin."""
+    base, _, rest = symbol.partition("-")[0].partition("/")
+    return tuple(currency for currency in rest.split(":") if currency != base)
 
 
 @cache

@@ -56,9 +56,8 @@ def coin_prices(pool: Pool, judgement: Judgement, market: Market, rules: Rules) 
     bare = pool.bare
     rows = {}
     for coin in sorted({p.instrument.base for p in pool.positions if not p.instrument.is_option}):
-        trigger = reach(pool, coin, market, rules, lambda j: j.gap)
-        shown = reach(bare, coin, market, rules, lambda j: j.gap) if pool.orders else trigger
-        broke = reach(pool, coin, market, rules, lambda j: j.equity)
+        trigger, broke = reach(pool, coin, market, rules, lambda j: j.gap, lambda j: j.equity)
+        (shown,) = reach(bare, coin, market, rules, lambda j: j.gap) if pool.orders else (trigger,)
         unknown = tuple(dict.fromkeys(why for _, why in (trigger, shown, broke) if why))
         rows[coin] = CoinPrices(trigger[0], shown[0], broke[0], unknown)
     return rows

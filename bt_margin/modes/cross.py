@@ -17,6 +17,8 @@ from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import ladder, options, spot_margin
 from bt_margin.modes.base import MarginMode, Pool
+from bt_margin.modes.exposure import Exposure
+from bt_margin.modes.kept import Kept
 from bt_margin.modes.valuation import margin_of, order_initial, taker, value_of
 
 if TYPE_CHECKING:
@@ -132,25 +134,38 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
             rows += [spot_margin.charge(loan, market, rules) for loan in spot_margin.loans(exposure.positions)]
             rows += spot_margin.order_charges(exposure.opening, exposure.positions, market)
             continue
-        pending = counts * exposure.pending
-        tier = rules.tiers(instrument.symbol).at(sizes[instrument.family])
-        fee = taker(instrument, rules)
-        mark = market.mark(instrument.symbol)
-        held = instrument.notional(exposure.held, mark)
-        detail = {"tier": tier.number, "rate": tier.maintenance, "taker": fee}
-        if exposure.positions:
-            initial = sum((p.notional(market) / p.leverage for p in exposure.positions), 0.0)
-            rows.append(
-                Charge("position margin", instrument.symbol, initial, held * tier.maintenance, held * fee,
-                       {**detail, "notional": held})
-            )
-        if exposure.opening:
-            value = instrument.notional(pending, mark)
-            rows.append(
-                Charge("order margin", instrument.symbol, order_initial(exposure, market, rules),
-                       value * tier.maintenance, value * fee, {**detail, "notional": value})
-            )
+        size = sizes[instrument.family]
+        ask = partial(_contract, exposure, size, market, rules)
+        if len(pool.exposures) > 1:
+            rows += _KNOWN.find(instrument.symbol, instrument.base, (exposure, size), market, rules, ask)
+        else:
+            rows += ask()
     return tuple(rows)
+
+
+def _contract(exposure: Exposure, size: float, market: Market, rules: Rules) -> tuple[Charge, ...]:
+    """The rows of a swap or future, of whose family the pool holds and rests `size` contracts."""
+    instrument, rows = exposure.instrument, []
+    tier, fee, mark = rules.tiers(instrument.symbol).at(size), taker(instrument, rules), market.mark(instrument.symbol)
+    held = instrument.notional(exposure.held, mark)
+    detail = {"tier": tier.number, "rate": tier.maintenance, "taker": fee}
+    if exposure.positions:
+        initial = sum((p.notional(market) / p.leverage for p in exposure.positions), 0.0)
+        rows.append(
+            Charge("position margin", instrument.symbol, initial, held * tier.maintenance, held * fee,
+                   {**detail, "notional": held})
+        )
+    if exposure.opening:
+        pending = exposure.pending if rules.orders.pending_in_maintenance else 0.0
+        value = instrument.notional(pending, mark)
+        rows.append(
+            Charge("order margin", instrument.symbol, order_initial(exposure, market, rules),
+                   value * tier.maintenance, value * fee, {**detail, "notional": value})
+        )
+    return tuple(rows)
+
+
+_KNOWN: Kept[tuple[Charge, ...]] = Kept()
 
 
 def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bt_margin.model.assessment import Charge
 from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
 from bt_margin.modes import currencies
 from bt_margin.modes.base import Pool
 from bt_margin.modes.currencies import Line
+from bt_margin.modes.kept import Kept
 from bt_margin.modes.risk_units import RiskUnit, fillings, risk_units
 from bt_margin.modes.unit_margin import UnitMargin, unit_margin
 from bt_margin.risk.grid import VOL_COLUMNS
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JudgedUnit:
     """A unit as it stands (`now`, the first of `cases`) and with its orders filled. `with_orders`: the worst case sets
     maintenance margin too, not only initial margin. `cap`: how many coins of spot may join; `other_spot`: the coins by
@@ -42,6 +45,25 @@ class JudgedUnit:
     def shown(self) -> UnitMargin:
         """The case that maintenance margin is taken from; for one instant."""
         return max(self.cases, key=lambda case: float(case.maintenance)) if self.with_orders else self.now
+
+    @cached_property
+    def charges(self) -> tuple[Charge, ...]:
+        """MR1 to MR9, each with what it adds to the unit's margin and its own value beside."""
+        opens = self.parts(self.cases)
+        keeps = opens if self.with_orders or len(self.cases) == 1 else self.now.binding()
+        return tuple(
+            Charge(name, self.unit.name, self.initial_factor * opens[name], keeps[name], 0.0, self._detail(name, value))
+            for name, value in self.now.charges.items()
+        )
+
+    def _detail(self, name: str, value: Number) -> dict[str, object]:
+        """`value`: the charge by itself, before orders; `currency` None: it belongs to no currency's margin."""
+        found: dict[str, object] = {"value": value, "currency": None}
+        if name == "MR1":
+            found |= worst_scenario(self.now.profits, self.now.scenarios.spot, self.now.scenarios.vol)
+        elif name == "MR6":
+            found |= worst_scenario(self.now.extreme_profits, self.now.extremes.spot, None)
+        return found
 
     def parts(self, cases: Sequence[UnitMargin]) -> dict[str, Number]:
         """What each charge adds to the maintenance margin of the worst of some cases, instant by instant."""
@@ -69,13 +91,21 @@ def judged_units(pool: Pool, lines: Sequence[Line], market: Market, rules: Rules
         line, cap = coins.get(unit.base), caps.get(unit.base, np.inf)
         cash, whole = (0.0, 0.0) if line is None else (line.cash - line.accrued, line.equity)
         spot, other = (whole, cash) if row.spot_amount == "equity" else (cash, whole)
-        cases = tuple(
-            unit_margin(unit.base, filling, spot if unit.spot else None, cap, market, rules)
-            for filling in fillings(unit, rules)
-        )
-        counted = len(cases) > 1 and rules.portfolio_orders.orders_in_maintenance
-        found.append(JudgedUnit(unit, cases[0], cases, counted, row.imr_factor, other, cap))
+        ask = partial(_judged, unit, spot, other, cap, market, rules)
+        found.append(_KNOWN.find(unit.name, unit.base, (unit, spot, other, cap), market, rules, ask))
     return tuple(found)
+
+
+def _judged(unit: RiskUnit, spot: Number, other: Number, cap: float, market: Market, rules: Rules) -> JudgedUnit:
+    cases = tuple(
+        unit_margin(unit.base, filling, spot if unit.spot else None, cap, market, rules)
+        for filling in fillings(unit, rules)
+    )
+    counted = len(cases) > 1 and rules.portfolio_orders.orders_in_maintenance
+    return JudgedUnit(unit, cases[0], cases, counted, rules.portfolio(unit.base).imr_factor, other, cap)
+
+
+_KNOWN: Kept[JudgedUnit] = Kept()
 
 
 def worst_scenario(profits: Array, spot: Array, vol: Array | None) -> dict[str, object]:

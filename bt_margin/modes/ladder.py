@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bt_margin.model.account import Position
@@ -17,6 +18,7 @@ from bt_margin.model.market import Market
 from bt_margin.model.orders import Queue
 from bt_margin.modes.base import CancelOrders, Close, Pool, Reduction, judge
 from bt_margin.modes.exposure import net_sizes
+from bt_margin.modes.kept import Kept
 from bt_margin.modes.valuation import forced_size
 
 if TYPE_CHECKING:
@@ -69,11 +71,15 @@ def delta_neutral(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, 
     The cut is one forced order of the larger of the two (down one tier, or whole), as far as the other side reaches.
     Source: rule book section 7 (rewrites: pairs, net delta kept, larger margin first; the size of a cut is inferred).
     """
-    margin = {row.unit: float(row.maintenance) for row in pool.mode.charges(pool, market, rules)
+    margin = {row.unit: float(row.maintenance) for row in judge(pool, market, rules).charges
               if row.name in ("position margin", "loan margin")}
-    paired = [p for p in pool.positions if p.plain or isinstance(p, MarginPosition)]
-    for base in sorted({p.instrument.base for p in paired}):
-        group = [p for p in paired if p.instrument.base == base]
+    paired: dict[str, list[Position]] = {}
+    for position in pool.positions:
+        if position.plain or isinstance(position, MarginPosition):
+            paired.setdefault(position.instrument.base, []).append(position)
+    for _, group in sorted(paired.items()):
+        if len(group) < 2:
+            continue
         ranked = sorted(group, key=lambda p: (-margin.get(p.symbol, 0.0), p.key))
         long = next((p for p in ranked if p.sign > 0), None)
         short = next((p for p in ranked if p.sign < 0), None)
@@ -112,19 +118,27 @@ def unhedged_largest_relief(margins: Margins, pool: Pool, market: Market, rules:
     def required(part: Pool) -> float:
         return float(sum(row.maintenance + row.fee for row in margins(part, market, rules)))
 
+    def relief(part: Pool, position: Position, size: float) -> float:
+        return required(part) - required(part.without(position.key, -position.sign * size))
+
     found: list[tuple[float, Position, float]] = []
     for family, positions in families.items():
         part = replace(pool, positions=tuple(positions), orders=pool.orders.of_family(family))
-        now = required(part)
         for position in positions:
             if position.instrument.is_option and position.size > 0:
                 continue  # long options have no maintenance margin and are not reduced (rule book section 7)
             size = forced_size(position, part, market, rules, spare)
-            found.append((now - required(part.without(position.key, -position.sign * size)), position, size))
+            stands = (part.positions, part.orders, size)  # what is in the balances is no matter of margins
+            frees = _RELIEF.find((margins, position.key), position.instrument.base, stands, market, rules,
+                                 partial(relief, part, position, size))
+            found.append((frees, position, size))
     if not found:
         return ()
     _, position, size = min(found, key=lambda one: (-one[0], one[1].key))
     return (_close(position, size, "unhedged position"),)
+
+
+_RELIEF: Kept[float] = Kept()
 
 
 def tier_step_down(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, ...]:

@@ -19,7 +19,7 @@ from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere
 from bt_margin.modes import borrow, conversion, cross, currencies, ladder
 from bt_margin.modes.base import MarginMode, Pool
-from bt_margin.modes.judged_units import JudgedUnit, judged_units, worst_scenario
+from bt_margin.modes.judged_units import judged_units
 from bt_margin.modes.multi_currency import early_cancellation, early_spare
 from bt_margin.modes.portfolio_ladder import basis_pairs, dynamic_delta_hedge, general_reduction, stablecoin_hedge
 
@@ -58,30 +58,13 @@ def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     lines = currencies.lines(pool, market, rules)
     rows: list[Charge] = []
     for judged in judged_units(pool, lines, market, rules):
-        opens = judged.parts(judged.cases)
-        keeps = opens if judged.with_orders or len(judged.cases) == 1 else judged.now.binding()
-        rows += [
-            Charge(name, judged.unit.name, judged.initial_factor * opens[name], keeps[name], 0.0,
-                   _detail(name, judged, value))
-            for name, value in judged.now.charges.items()
-        ]
+        rows += judged.charges
     leverage = currencies.of(pool).borrowing.leverage
     for line in lines:
         owed = line.potential_borrow
         if anywhere(owed > 0):
             rows.append(replace(borrow.charge(line.currency, owed, line.usd, leverage, rules), name=MR8))
     return tuple(rows)
-
-
-def _detail(name: str, judged: JudgedUnit, value: Number) -> dict[str, object]:
-    """`value`: the charge by itself, before orders; `currency` None: it belongs to no currency's margin."""
-    found: dict[str, object] = {"value": value, "currency": None}
-    now = judged.now
-    if name == "MR1":
-        found |= worst_scenario(now.profits, now.scenarios.spot, now.scenarios.vol)
-    elif name == "MR6":
-        found |= worst_scenario(now.extreme_profits, now.extremes.spot, None)
-    return found
 
 
 PORTFOLIO = MarginMode(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,27 +36,30 @@ def coin_moved(market: Market, positions: Iterable[Position], coin: str, shift: 
     own = [p for p in positions if p.instrument.base == coin]
     bare = replace(market, marks=_of(market.marks, coin), lasts=_of(market.lasts, coin),
                    indexes=_of(market.indexes, coin), forwards=_of(market.forwards, coin))
-    after = moved(bare, own, shift)
-    return replace(
-        market, marks={**market.marks, **after.marks}, lasts={**market.lasts, **after.lasts},
-        indexes={**market.indexes, **after.indexes}, forwards={**market.forwards, **after.forwards},
-    )
+    return market.with_coin(coin, moved(bare, own, shift))
 
 
-def reach(pool: Pool, coin: str, market: Market, rules: Rules, measure: Measure) -> tuple[float | None, str]:
-    """The smallest move of a coin's prices, up or down, at which `measure` is zero, and why the search ended early.
+def reach(pool: Pool, coin: str, market: Market, rules: Rules, *measures: Measure) -> list[tuple[float | None, str]]:
+    """The smallest move of a coin's prices, up or down, at which each measure is zero, and why its search ended early.
 
     (None, "") where no move between -99.9 % and +900 % does it; (None, reason) where the rules end before that, as for
     a debt beyond the largest known tier.
     """
+    judged: dict[float | bytes, Judgement] = {}  # all measures are sought along the same moves
 
-    def value(shift: Number) -> Number:
-        return measure(judge(pool, coin_moved(market, pool.positions, coin, shift), rules))
+    def value(measure: Measure, shift: Number) -> Number:
+        key = shift.tobytes() if isinstance(shift, np.ndarray) else shift
+        found = judged.get(key)
+        if found is None:
+            found = judged[key] = judge(pool, coin_moved(market, pool.positions, coin, shift), rules)
+        return measure(found)
 
-    move, end = nearest_zero(value)
-    if move is not None or end is None:
-        return move, ""
-    return None, f"prices of {coin} moved by {end[0]:+.1%}: {end[1]}"
+    found: list[tuple[float | None, str]] = []
+    for measure in measures:
+        move, end = nearest_zero(partial(value, measure))
+        why = "" if move is not None or end is None else f"prices of {coin} moved by {end[0]:+.1%}: {end[1]}"
+        found.append((move, why))
+    return found
 
 
 def nearest_zero(

@@ -306,7 +306,8 @@ def _by_currency(bars: list[dict[str, Collateral]]) -> dict[str, dict[str, list[
 def event_dict(event: Event) -> dict[str, Any]:
     """An event as plain data, its name and report included."""
     row: dict[str, Any] = {"name": event.name}
-    for name in (f for cls in type(event).__mro__ for f in getattr(cls, "__slots__", ())):
+    for slot in (f for cls in type(event).__mro__ for f in getattr(cls, "__slots__", ())):
+        name = slot.removeprefix("late_")
         value = getattr(event, name)
         row[name] = value.to_dict() if isinstance(value, AccountReport) else to_builtins(value)
     return row

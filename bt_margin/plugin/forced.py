@@ -63,10 +63,11 @@ class Teller:
                 for told, cost in conversions(broker, name, data, event):
                     place_forced(broker, data, told, cost)
         elif isinstance(event, OrdersCancelled):
-            for number in event.orders:
-                order = broker.resting.get(number)
-                if order is not None:
-                    order.addinfo(reason=event.reason)
+            going = [order for number in event.orders if (order := broker.resting.get(number)) is not None]
+            for order in going:
+                order.addinfo(reason=event.reason)
+            for order in going:  # one may take others along
+                if order.alive():
                     broker.cancel(order)
 
     def _cancel_exits(self, key: PositionKey) -> None:
@@ -140,7 +141,7 @@ def conversions(broker: MarginBroker, name: str, data: Any, event: Converted) ->
             continue
         cost = (event.fee + event.penalty) * bought / quote * size / amount if sign < 0 or spends else 0.0
         left = instrument.snap(held + sign * size)
-        yield Reduced(event.time, event.pool, event.report, key, sign * size, price, 0.0, cost, 0.0, left,
+        yield Reduced(event.time, event.pool, event.late_report, key, sign * size, price, 0.0, cost, 0.0, left,
                       event.margin_ratio or 0.0, event.reason), cost
 
 

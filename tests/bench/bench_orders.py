@@ -28,6 +28,8 @@ from bt_margin.plugin.broker import MarginBroker
 
 SIZES = {"resting": (100, 200, 400, 800, 1_600, 3_200), "met": (100, 200, 400, 800, 1_600, 3_200),
          "together": (10, 25, 50, 100)}
+SLICED = (5, 10, 20, 40)
+"""Instruments that are liquidated together in portfolio margin, each in some sixty slices."""
 WORDS = {"resting": "limits that rest over 1,000 bars beside a position", "met": "limits that are met within 20 bars",
          "together": "instruments that are liquidated together"}
 
@@ -93,11 +95,15 @@ def play(part: str, mode: str, size: int) -> float:
 
 
 def table(part: str, modes: list[str], largest: int, repeats: int) -> None:
-    sizes = [size for size in SIZES[part] if size <= largest]
-    print(f"\nSeconds of CPU by number of {WORDS[part]}\n")
-    print("| mode | " + " | ".join(f"{size:,}" for size in sizes) + " | exponent |")
-    print("|---|" + "---|" * (len(sizes) + 1))
+    print(f"\nSeconds of CPU by number of {WORDS[part]}")
+    above: list[int] = []
     for mode in modes:
+        chosen = SLICED if (part, mode) == ("together", "portfolio") else SIZES[part]
+        sizes = [size for size in chosen if size <= largest]
+        if sizes != above:
+            print("\n| mode | " + " | ".join(f"{size:,}" for size in sizes) + " | exponent |")
+            print("|---|" + "---|" * (len(sizes) + 1))
+            above = sizes
         runs: dict[int, list[float]] = {size: [] for size in sizes}
         for _ in range(repeats):
             for size in sizes:

@@ -69,8 +69,8 @@ def buy(size: float = 100.0, **more: Any) -> dict[int, Any]:
     return {1: lambda s: s.buy(size=size, **more)}
 
 
-@pytest.mark.parametrize(("mode", "jump"), [(mode, jump) for jump in (False, True) for mode in MODES
-                                            if jump or mode != "portfolio"])  # there many slices, each solved for
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("jump", [False, True], ids=["walked", "jumped"])
 def test_a_fall_of_99_percent_ends_a_long_and_enriches_a_short(mode: str, jump: bool) -> None:
     opened = 600.0 if jump else 60_000.0
     fall = [60_000, 60_000, (opened, opened, 600.0, 600.0), *[600] * 90]
@@ -153,7 +153,7 @@ def test_where_marks_end_the_last_price_judges_and_that_is_said(mode: str) -> No
     assert any("mark" in warning for warning in s.broker.report().warnings)
 
 
-@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_contract_whose_feed_ends_stays_and_dies_with_its_account(mode: str) -> None:
     """BTC is delisted at bar 80 with a position open; ETH goes on, and falls."""
     btc, eth = frame([60_000] * 80), frame([3_000] * 160 + [(3_000.0, 3_000.0, 1_500.0, 1_500.0)] + [1_500] * 20)
@@ -164,15 +164,20 @@ def test_a_contract_whose_feed_ends_stays_and_dies_with_its_account(mode: str) -
 
     s = twice({BTC: btc, ETH: eth}, {1: both}, mode=mode)
     assert s.bars == 181
-    assert s.getposition(s.datas[1]).size == 0
-    assert "TakenOver" in names(s)
-    left = s.getposition(s.datas[0]).size
-    assert left == sum(p.size for p in s.broker.account.positions.values())
-    assert left == (20 if mode == "isolated" else 0)  # isolated: the other position is not touched
+    held = {key.symbol: p.size for key, p in s.broker.account.positions.items()}
+    sizes = [s.getposition(data).size for data in s.datas]
+    assert sizes == [held.get(BTC, 0.0), held.get(ETH, 0.0)]
+    if mode == "portfolio":  # slices of both, until what is left is safe
+        assert sizes[0] < 20
+        assert sizes[1] < 150
+        assert s.broker.engine.present_ratio() > 1.0
+    else:
+        assert sizes == [20 if mode == "isolated" else 0, 0]  # isolated: the other position is not touched
+        assert "TakenOver" in names(s)
     assert s.values[-1] >= 0.0
 
 
-@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("last", [False, True], ids=["first bar", "last bar"])
 def test_liquidation_in_the_first_bar_of_a_position_and_in_the_last_of_the_run(mode: str, last: bool) -> None:
     wick = (60_000.0, 60_000.0, 45_000.0, 46_000.0)
@@ -186,7 +191,7 @@ def test_liquidation_in_the_first_bar_of_a_position_and_in_the_last_of_the_run(m
     assert s.broker.getvalue() == pytest.approx(max(10_000.0 + cost + still, 1e-9), abs=1e-6)
 
 
-@pytest.mark.parametrize("mode", MODES[:3])
+@pytest.mark.parametrize("mode", MODES)
 def test_all_resting_orders_go_with_the_account_and_each_is_told(mode: str) -> None:
     def place(s: Diary) -> None:
         s.buy(size=100)
@@ -201,6 +206,53 @@ def test_all_resting_orders_go_with_the_account_and_each_is_told(mode: str) -> N
     assert not s.broker.account.orders
     assert not s.broker.pending
     undone(s, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_kind_of_order_at_the_moment_of_a_liquidation(mode: str) -> None:
+    """What lies in the venue's book goes, each told once and why, with what hangs on it; what waits for its stop stays
+    with its owner, unless it could only have closed what is gone."""
+    kinds = bt.Order
+
+    def place(s: Diary) -> None:
+        s.buy(size=100)
+        made = s.made
+        made["limit"] = s.buy(size=1, exectype=kinds.Limit, price=30_000)
+        made["against"] = s.sell(size=1, exectype=kinds.Limit, price=95_000)
+        made["met stop-limit"] = s.sell(size=1, exectype=kinds.StopLimit, price=59_500, plimit=65_000)
+        made["one of two"] = s.buy(size=1, exectype=kinds.Limit, price=31_000)
+        made["the other"] = s.buy(size=1, exectype=kinds.Limit, price=29_000, oco=made["one of two"])
+        made["entry"], made["its stop"], made["its limit"] = s.buy_bracket(
+            size=1, price=32_000, stopprice=20_000, limitprice=70_000)
+        made["stop"] = s.sell(size=1, exectype=kinds.Stop, price=30_000)
+        made["stop-limit"] = s.buy(size=1, exectype=kinds.StopLimit, price=80_000, plimit=81_000)
+        made["trailing"] = s.sell(size=1, exectype=kinds.StopTrail, trailamount=30_000)
+        made["exit"] = s.sell(size=1, exectype=kinds.Stop, price=25_000, reduce_only=True)
+
+    def cancel(s: Diary) -> None:
+        assert not s.broker.account.orders
+        s.made["waits"] = [name for name, order in s.made.items() if order.status == order.Accepted]
+        for name in s.made["waits"]:
+            s.cancel(s.made[name])
+
+    dip, wick = (60_000.0, 60_000.0, 59_000.0, 60_000.0), (60_000.0, 60_000.0, 45_000.0, 46_000.0)
+    bars = [60_000] * 4 + [dip] + [60_000] * 3 + [wick] + [46_000] * 4
+    s = twice({BTC: frame(bars)}, {1: place, 11: cancel}, mode=mode)
+    undone(s, mode)
+    left = s.position.size > 0
+    assert left is (mode == "portfolio")
+    waits = s.made.pop("waits")
+    assert waits == ["stop", "stop-limit", "trailing", *(["exit"] if left else [])]
+    cancelled = [e for e in s.broker.events if e.name == "OrdersCancelled"]
+    assert sum(len(e.orders) for e in cancelled) == 6
+    assert {e.time for e in cancelled} <= {e.time for e in s.broker.events if e.name == "Reduced"}
+    for name, order in s.made.items():
+        assert s.statuses(order)[-1] == "Canceled", name
+        assert s.statuses(order).count("Canceled") == 1, name
+    for name in ("limit", "against", "met stop-limit", "one of two", "the other", "entry"):
+        assert s.made[name].info.reason.startswith("cancelled b"), name
+    assert ("reason" in s.made["exit"].info) is not left
+    assert not s.broker.pending
 
 
 @pytest.mark.parametrize(("mode", "count", "each"), [

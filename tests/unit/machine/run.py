@@ -15,7 +15,7 @@ from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.engine import Deleveraging, MarginEngine, Refusal
 from bt_margin.errors import InputError
 from bt_margin.model.account import Account, Order
-from bt_margin.model.assessment import AccountReport
+from bt_margin.model.assessment import AccountReport, LateReport
 from bt_margin.model.borrowing import Borrowing, SpotUse
 from bt_margin.model.ledger import PositionKey
 from bt_margin.modes import mode_named
@@ -116,6 +116,7 @@ class Run:
 
 
 def _bare(value: Any) -> Any:
+    value = value.read() if isinstance(value, LateReport) else value
     return replace(value, evidence=(), warnings=()) if isinstance(value, AccountReport) else value
 
 

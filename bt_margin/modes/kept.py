@@ -1,0 +1,42 @@
+"""What was found for the parts of a pool, kept while a part and the prices it is judged at stand as they stood.
+
+A forced order changes one position of many, a search moves the prices of one coin: the others need no second look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from bt_margin.model.market import Market
+
+if TYPE_CHECKING:
+    from bt_margin.rules.book import Rules
+
+Answer = TypeVar("Answer")
+
+
+class Kept(Generic[Answer]):
+    """The last answer for each part, by its name, at one market under one set of rules."""
+
+    def __init__(self) -> None:
+        self._market: Market | None = None
+        self._rules: Rules | None = None
+        self._known: dict[Hashable, tuple[tuple[object, ...], Answer]] = {}
+
+    def find(self, name: Hashable, coin: str, stands: tuple[object, ...], market: Market, rules: Rules | None,
+             ask: Callable[[], Answer]) -> Answer:
+        """What `ask` gives, or gave for this part. `coin`: whose prices, beside those of settlement coins, it looks at;
+        `stands`: all else that the answer depends on, compared by value."""
+        still = market.still(coin)
+        if still is None or any(isinstance(x, np.ndarray) for x in stands):
+            return ask()
+        if self._market is not still or self._rules is not rules:
+            self._market, self._rules = still, rules
+            self._known.clear()
+        known = self._known.get(name)
+        if known is None or known[0] != stands:
+            known = self._known[name] = (stands, ask())
+        return known[1]

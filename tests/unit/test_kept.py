@@ -1,0 +1,131 @@
+"""What is kept of parts that stand as they stood is what would be found anew, to the last bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.market import Market
+from bt_margin.modes import mode_named
+from bt_margin.modes.base import Judgement, Pool, judge
+from bt_margin.modes.ladder import unhedged_largest_relief
+from bt_margin.modes.multi_currency import contract_margins
+from bt_margin.modes.reach import coin_moved
+from bt_margin.rules.book import load_rules
+
+TIME = 1_760_000_000_000
+RULES = load_rules("okx").as_of(TIME, "nearest")
+BTC, ETH, BTC_COIN, ETH_COIN = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USD:BTC", "ETH/USD:ETH"
+PUT, CALL = "BTC/USD:BTC-251226-100000-P", "ETH/USD:ETH-251226-4000-C"
+CONTRACTS = (BTC, ETH, BTC_COIN, ETH_COIN, "SOL/USDT:USDT")
+HELD = (*CONTRACTS, PUT, CALL)
+PRICES = {BTC: 120_000.0, ETH: 4_400.0, BTC_COIN: 120_050.0, ETH_COIN: 4_401.0, "SOL/USDT:USDT": 220.0, PUT: 0.04,
+          CALL: 0.14}
+INDEXES = {"BTC/USD": 120_000.0, "ETH/USD": 4_400.0, "SOL/USDT": 220.0, "USDT/USD": 0.999}
+MARKET = Market(TIME, PRICES, PRICES, INDEXES)
+CASH = {"USDT": -40_000.0, "BTC": 1.5, "ETH": -3.0, "SOL": 40.0}
+
+sizes = st.lists(st.integers(-300, 300), min_size=len(HELD), max_size=len(HELD))
+modes = st.sampled_from(["cross", "multi-currency", "portfolio"])
+
+
+def pool(mode: str, held: list[int], resting: list[int], cash: dict[str, float] = CASH) -> Pool:
+    """What the account holds and rests, in contracts by place in HELD and CONTRACTS; of several pools that of USDT."""
+    account = Account(cash)
+    for symbol, size in zip(HELD, held, strict=False):
+        if size:
+            account.adopt(Position(RULES.instrument(symbol), "cross", "net", float(size), 0.9 * PRICES[symbol], 10.0))
+    for i, (symbol, size) in enumerate(zip(CONTRACTS, resting, strict=False)):
+        if size:
+            side = "buy" if size > 0 else "sell"
+            order = Order(i, RULES.instrument(symbol), side, float(abs(size)), PRICES[symbol], "cross", "net", 10.0)
+            account.place(order)
+    found = {p.currency: p for p in mode_named(mode).pools(account)}
+    return found["USDT" if mode == "cross" else "USD"]
+
+
+def told(found: Judgement, instants: int) -> list[Any]:
+    """Each number, at each instant."""
+    rows = [(row.name, row.unit, row.initial, row.maintenance, row.fee) for row in found.charges]
+    return [[x if isinstance(x, str) else np.broadcast_to(x, instants).tolist() for x in row]
+            for row in [(found.equity,), *rows]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(modes, sizes, st.integers(0, len(HELD) - 1), st.integers(-300, 300), st.integers(-300, 300),
+       st.sampled_from([1.5, -0.5, 7.0]))
+def test_after_one_of_many_has_changed_all_are_as_if_judged_anew(mode: str, held: list[int], place: int, size: int,
+                                                                 rests: int, coins: float) -> None:
+    resting = [7, 0, -9, 0, 0]
+    judge(pool(mode, held, resting), MARKET, RULES)
+    held, resting = [*held[:place], size, *held[place + 1:]], [7, rests, -9, 0, 0]
+    after = pool(mode, held, resting, {**CASH, "BTC": coins})
+    assert told(judge(after, MARKET, RULES), 1) == told(judge(after, replace(MARKET), RULES), 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(modes, sizes, st.sampled_from(["BTC", "ETH", "SOL"]), st.lists(st.floats(-0.4, 0.6), min_size=1, max_size=4))
+def test_while_one_coin_moves_the_others_are_as_if_they_were_judged_there(mode: str, held: list[int], coin: str,
+                                                                          shifts: list[float]) -> None:
+    here = pool(mode, held, [7, 0, -9, 0, 0])
+    judge(here, MARKET, RULES)
+    for shift in (shifts[0], np.array(shifts)):
+        there = coin_moved(MARKET, here.positions, coin, shift)
+        assert told(judge(here, there, RULES), len(shifts)) == told(judge(here, replace(there), RULES), len(shifts))
+
+
+def test_what_stands_as_it_stood_is_seen_anew_where_coins_or_its_family_have_changed() -> None:
+    """Spot that joins a unit, and another expiry whose contracts share a tier."""
+    short = [-300, 0, 0, 0, 0, 0, 0]
+    rows = [judge(pool("portfolio", short, [], {"USDT": 5e4, "BTC": coins}), MARKET, RULES) for coins in (0.5, 3.0)]
+    assert rows[0].maintenance > 1.5 * rows[1].maintenance
+    near, far = (RULES.instrument(f"BTC/USDT:USDT-{day}") for day in ("251226", "260327"))
+    market = Market(TIME, {near.symbol: 120_000.0, far.symbol: 121_000.0})
+    first, small, large = (Position(i, "cross", "net", size, 120_000.0, 2.0)
+                           for i, size in ((near, 100.0), (far, 100.0), (far, 200_000.0)))
+    usdt = pool("cross", [1], [])
+    alone, beside = (judge(replace(usdt, positions=(first, other)), market, RULES).charges[0]
+                     for other in (small, large))
+    assert alone.unit == beside.unit == near.symbol
+    assert beside.maintenance > 1.5 * alone.maintenance
+
+
+def test_a_coin_whose_worth_is_told_in_the_moved_one_moves_along() -> None:
+    """ETH/BTC is the only index of ETH: what its spot is worth beside a short future falls with BTC."""
+    indexes = {"BTC/USD": 120_000.0, "USDT/USD": 1.0, "ETH/BTC": 0.0367}
+    future = Position(RULES.instrument("ETH/USD:ETH-251226"), "cross", "net", -80_000.0, 4_000.0, 10.0)
+    market = Market(TIME, {BTC: 120_000.0, future.symbol: 4_404.0}, {}, indexes)
+    here = pool("portfolio", [1], [], {"USDT": 100_000.0, "ETH": 200.0})
+    here = replace(here, positions=(*here.positions, future))
+    before = judge(here, market, RULES)
+    there = coin_moved(market, here.positions, "BTC", -0.5)
+    assert told(judge(here, there, RULES), 1) == told(judge(here, replace(there), RULES), 1)
+    moved = told(judge(here, there, RULES), 1)
+    assert [row for row in moved[1:] if row[1] == "ETH"] != [row for row in told(before, 1)[1:] if row[1] == "ETH"]
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes, st.integers(0, len(CONTRACTS) - 1), st.integers(-300, 300))
+def test_the_largest_relief_is_the_same_asked_for_again_after_one_position_has_changed(held: list[int], place: int,
+                                                                                       size: int) -> None:
+    held = held[:len(CONTRACTS)]
+    unhedged_largest_relief(contract_margins, pool("multi-currency", held, []), MARKET, RULES)
+    after = pool("multi-currency", [*held[:place], size, *held[place + 1:]], [])
+    now, anew = (unhedged_largest_relief(contract_margins, after, at, RULES) for at in (MARKET, replace(MARKET)))
+    assert now == anew
+
+
+@pytest.mark.parametrize(("key", "stands"), [("SOL/USDT", True), ("SOL/BTC", False), ("SOL/USDT:BTC", False)])
+def test_what_is_quoted_or_settled_in_a_coin_does_not_stand_still_beside_it(key: str, stands: bool) -> None:
+    market = Market(TIME, {BTC: 1.0}, {key: 1.0})
+    there = market.with_coin("BTC", Market(TIME, {BTC: 2.0}))
+    assert (there.still("SOL") is market) is stands
+    assert (there.still("BTC") is None) is stands
+    assert market.still("BTC") is market
+    assert replace(there, time=TIME + 1).still("BTC") is not None  # what is made of it is a market of its own
