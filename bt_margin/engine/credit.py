@@ -7,7 +7,9 @@ limits hold; without it the coin itself has to be there too. Source: rule book o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from bt_margin.engine import spot_margin
 from bt_margin.engine.orders import Refusal, all_of_it, cut_to_position, listed, opening, within_tiers
@@ -62,20 +64,32 @@ def report(account: Account, order: Order, market: Market, rules: Rules) -> Orde
     return row
 
 
-def pool_with(account: Account, order: Order | None, mode: MarginMode) -> Pool:
+def pool_with(account: Account, order: Order, mode: MarginMode) -> Pool:
     """The one pool of a whole account with one more order in it."""
-    if order is not None:
-        account = account.copy()
-        account.place(order)
-    (pool,) = mode.pools(account)
+    trial = account.copy()
+    trial.place(order)
+    (pool,) = mode.pools(trial)
     return pool
 
 
-def may_owe(account: Account, before: Pool, after: Pool, market: Market, rules: Rules) -> Refusal | None:
+def pool_before(account: Account, mode: MarginMode) -> Callable[[], Pool]:
+    """The one pool of a whole account as it is, made when it is asked for: most orders are taken without."""
+
+    @cache
+    def before() -> Pool:
+        (pool,) = mode.pools(account)
+        return pool
+
+    return before
+
+
+def may_owe(
+    account: Account, before: Callable[[], Pool], after: Pool, market: Market, rules: Rules
+) -> Refusal | None:
     """Why no more may be owed of some currency than is already; None where that is fine."""
     for row in currencies.lines(after, market, rules):
         name, amount = row.currency, float(row.potential_borrow)
-        if amount <= TINY or amount <= _owed(before, name, market, rules) + TINY:
+        if amount <= TINY or amount <= _owed(before(), name, market, rules) + TINY:
             continue
         if not account.borrowing.auto:
             return Refusal(f"insufficient {name}, and auto-borrow is not enabled (51008, 1003)", amount, name)
@@ -96,7 +110,8 @@ def _owed(pool: Pool, currency: str, market: Market, rules: Rules) -> float:
 
 
 def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    before, after = (pool_with(account, one, multi_currency.MULTI_CURRENCY) for one in (None, order))
+    mode = multi_currency.MULTI_CURRENCY
+    before, after = pool_before(account, mode), pool_with(account, order, mode)
     refusal = own_funds(account, order, before, market, rules) or may_owe(account, before, after, market, rules)
     if refusal is not None:
         return refusal
@@ -105,13 +120,15 @@ def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Ord
     tolerance = TINY * max(1.0, abs(float(judged.equity)))
     if free >= -tolerance:
         return order
-    was = judge(before, market, rules)
+    was = judge(before(), market, rules)
     if free >= float(was.equity) - float(was.initial) - tolerance:  # what takes nothing is not refused (inferred)
         return order
     return Refusal("adjusted equity in USD is less than initial margin (51008)", -free, "USD")
 
 
-def own_funds(account: Account, order: Order, before: Pool, market: Market, rules: Rules) -> Refusal | None:
+def own_funds(
+    account: Account, order: Order, before: Callable[[], Pool], market: Market, rules: Rules
+) -> Refusal | None:
     """What has to be there besides, `before` the order: balance for premiums, isolated margin and spot orders in `cash`
     mode; without auto-borrow also balance for every spot order, and available equity for contracts."""
     auto = account.borrowing.auto
@@ -133,7 +150,7 @@ def own_funds(account: Account, order: Order, before: Pool, market: Market, rule
             needs = value / order.leverage
     else:
         return None
-    line = currencies.line(before, name, market, rules)
+    line = currencies.line(before(), name, market, rules)
     has = 0.0
     if line is not None:
         has = float(line.available_balance if what == "available balance" else line.available_equity)

@@ -36,7 +36,8 @@ class Refusal:
 
 def listed(order: Order, market: Market) -> Order | Refusal:
     """The order in whole lots, or why no mode takes it."""
-    order = replace(order, size=order.instrument.floor(order.size))
+    whole = order.instrument.floor(order.size)
+    order = order if whole == order.size else replace(order, size=whole)
     if order.size <= 0:
         return Refusal(f"size is below one lot of {order.instrument.lot:g}")
     expiry = order.instrument.expiry_ms
@@ -182,7 +183,7 @@ def headroom(
     if rules.orders.order_loss and order.margin_mode == "cross" and order.instrument.is_contract:
         part = opening(account, order, before)
         if part > 0:
-            free -= float(order_loss(replace(order, size=part), market))
+            free -= float(order_loss(order if part == order.size else replace(order, size=part), market))
     premium = order.instrument.is_option and order.side == "buy"
     if order.margin_mode in ("isolated", "cash") or premium:
         spot, isolated, _ = reserved(pool, market, rules)

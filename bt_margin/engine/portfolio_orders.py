@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bt_margin.engine.credit import may_owe, own_funds, pool_with
+from bt_margin.engine.credit import may_owe, own_funds, pool_before, pool_with
 from bt_margin.engine.orders import Refusal, all_of_it, cut_to_position, largest_taken, listed, within_tiers
 from bt_margin.engine.spot_margin import prepare
 from bt_margin.errors import NoRuleInForce
@@ -62,7 +62,7 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         order = closing
     if order.margin_mode == "isolated" and not order.closes:
         # on its own: tiers, leverage, and margin that is there, not borrowed
-        before = pool_with(account, None, PORTFOLIO)
+        before = pool_before(account, PORTFOLIO)
         refusal = within_tiers(account, order, market, rules) or own_funds(account, order, before, market, rules)
         if refusal is not None:
             return refusal
@@ -105,15 +105,17 @@ def _within_limit(account: Account, order: Order, rules: Rules) -> Refusal | Non
 
 
 def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    before, after = pool_with(account, None, PORTFOLIO), pool_with(account, order, PORTFOLIO)
+    before, after = pool_before(account, PORTFOLIO), pool_with(account, order, PORTFOLIO)
     refusal = may_owe(account, before, after, market, rules)
     if refusal is not None:
         return refusal
     if order.closes:
         return order  # what lowers risk may always be tried (2.6): a premium paid ends as much debt
-    then, earlier = judge(after, market, rules), judge(before, market, rules)
+    then, way = judge(after, market, rules), rules.portfolio_orders.order_check
     equity, initial = float(then.equity), float(then.initial)
-    way = rules.portfolio_orders.order_check
+    if equity >= initial:
+        return order  # whatever it was before
+    earlier = judge(before(), market, rules)
     if accepts(float(earlier.equity), float(earlier.initial), equity, initial, order_check=way):
         return order
     return Refusal("adjusted equity in USD is less than initial margin (51008, 1009 and 1010)", initial - equity, "USD")

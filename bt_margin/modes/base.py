@@ -62,13 +62,12 @@ class Pool:
     @cached_property
     def exposures(self) -> tuple[Exposure, ...]:
         """Its positions and cross orders by instrument, in symbol order."""
-        return exposures(self.positions, self.cross_orders)
+        return exposures(self.positions, self.cross_orders, self.openings)
 
     @cached_property
     def openings(self) -> tuple[Queue, ...]:
-        """What its cross orders of contracts open."""
-        contracts = self.cross_orders.among(lambda order: order.instrument.is_contract)
-        return opening_queues(self.positions, contracts.queues)
+        """What its cross orders open."""
+        return opening_queues(self.positions, self.cross_orders.queues)
 
     def without_order(self, order_id: int) -> Pool:
         """The pool without an order, if it is there."""

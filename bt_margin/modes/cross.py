@@ -81,6 +81,8 @@ def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, 
                 isolated = isolated + margin_of(queue, market)
                 fees = fees + value_of(queue, market, taker(head.instrument, rules))
     for queue in pool.openings:
+        if not queue.head.instrument.is_contract:
+            continue
         fees = fees + value_of(queue, market, taker(queue.head.instrument, rules))
     return spot, isolated, fees
 

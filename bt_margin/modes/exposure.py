@@ -32,24 +32,25 @@ class Exposure:
         return sum(queue.size for queue in self.opening)
 
 
-def exposures(positions: Iterable[Position], orders: Orders) -> tuple[Exposure, ...]:
-    """Group a pool's positions and orders by instrument, in symbol order."""
+def exposures(positions: Iterable[Position], orders: Orders, openings: Iterable[Queue]) -> tuple[Exposure, ...]:
+    """Group a pool's positions, orders, and what of them opens (`opening_queues`) by instrument, in symbol order."""
     held: dict[str, list[Position]] = {}
     resting: dict[str, list[Queue]] = {}
+    opening: dict[str, list[Queue]] = {}
     instruments: dict[str, Instrument] = {}
     for position in positions:
         held.setdefault(position.symbol, []).append(position)
         instruments[position.symbol] = position.instrument
     for queue in orders.queues:
-        resting.setdefault(queue.head.symbol, []).append(queue)
-        instruments.setdefault(queue.head.symbol, queue.head.instrument)
+        head = queue.head
+        instruments.setdefault(head.symbol, head.instrument)
+        if not head.closes:
+            resting.setdefault(head.symbol, []).append(queue)
+    for queue in openings:
+        opening.setdefault(queue.head.symbol, []).append(queue)
     return tuple(
-        Exposure(
-            instruments[symbol],
-            tuple(held.get(symbol, ())),
-            tuple(queue for queue in resting.get(symbol, ()) if not queue.head.closes),
-            opening_queues(held.get(symbol, ()), resting.get(symbol, ())),
-        )
+        Exposure(instruments[symbol], tuple(held.get(symbol, ())), tuple(resting.get(symbol, ())),
+                 tuple(opening.get(symbol, ())))
         for symbol in sorted(instruments)
     )
 

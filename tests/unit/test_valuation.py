@@ -12,7 +12,7 @@ from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders
 from bt_margin.modes.base import Pool
 from bt_margin.modes.cross import CROSS
-from bt_margin.modes.exposure import exposures
+from bt_margin.modes.exposure import exposures, opening_queues
 from bt_margin.modes.isolated import ISOLATED, pool_name
 from bt_margin.modes.valuation import forced_size, order_initial, order_price, taker
 from bt_margin.rules.book import Rules, load_rules
@@ -40,7 +40,8 @@ def held(rules: Rules, size: float, leg: str = "net") -> Position:
 
 
 def ordered(rules: Rules, positions: list[Position], orders: list[Order], time: int = NEW) -> float:
-    (exposure,) = exposures(positions, Orders.of(*orders))
+    resting = Orders.of(*orders)
+    (exposure,) = exposures(positions, resting, opening_queues(positions, resting.queues))
     return float(order_initial(exposure, market(time), rules))
 
 
