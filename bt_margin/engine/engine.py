@@ -19,6 +19,7 @@ from bt_margin.engine.booking import Fill
 from bt_margin.engine.clock import WINDOW, DebtHour, Deleveraging, Due, InterestHour, References, due_events
 from bt_margin.engine.control import RiskControl
 from bt_margin.engine.horizon import Stretch, nearest_distance
+from bt_margin.engine.leg import Leg
 from bt_margin.engine.orders import Refusal
 from bt_margin.engine.present import Present
 from bt_margin.engine.switching import Switch
@@ -30,8 +31,7 @@ from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.market import Market
 from bt_margin.modes.assess import assess
-from bt_margin.modes.base import Judgement, MarginMode, Pool, judge
-from bt_margin.modes.reach import close_in
+from bt_margin.modes.base import MarginMode
 from bt_margin.rules.book import RuleBook
 from bt_margin.rules.credit import RateSeries, own_hourly
 
@@ -296,71 +296,25 @@ class MarginEngine(Present):
                     )
 
     def _walk(self, target: Market) -> None:
-        """Stop at every first warning and breach on the straight way from here to `target`."""
+        """Stop at every first warning and breach on the straight way from here to `target`: at the warning level first,
+        once warned at the liquidation level. Shares are of the whole way, so that stops do not add up their rounding.
+        """
+        leg, done, levels = Leg(self.market, target, self.rules, self.look), 0.0, self.rules.liquidation
         for _ in range(10_000):
-            share, name = min(
-                ((self._crossing(pool, target), pool.name) for pool in self.at_risk_pools()),
-                default=(math.inf, ""),
-            )
+            stops = []
+            for pool in self.at_risk_pools():
+                level = levels.liquidation_ratio if self.control.warned(pool.name) else levels.warning_ratio
+                stops.append((leg.crossing(pool, level, done), pool.name))
+            share, name = min(stops, default=(math.inf, ""))
             if share > 1.0:
                 return
-            self.market = self.market.toward(target, share)
+            done, self.market = share, leg.at(share)
             if self.control.warned(name):
                 self.control.judge()
             else:
                 pool = next(pool for pool in self.at_risk_pools() if pool.name == name)
                 self.control.warn(name, self.look(pool, self.market), self.assess())
         raise NotConserved("advance: a breach is never resolved; this is a defect, please report the book")
-
-    def _crossing(self, pool: Pool, target: Market) -> float:
-        """The first share of the way at which the pool reaches the warning level, or once warned the liquidation
-        level; infinity when it does not.
-
-        Equity and requirement of linear contracts are straight lines along a leg, so the secant through both ends
-        meets the level; elsewhere secants and halves take turns until the point is closed in on.
-        """
-        liquidation = self.rules.liquidation
-        level = liquidation.liquidation_ratio if self.control.warned(pool.name) else liquidation.warning_ratio
-
-        def gap(share: float) -> float:
-            judgement = judge(pool, self.market.toward(target, share), self.rules)
-            return float(judgement.equity) - level * float(judgement.requirement)
-
-        reach, there = self._known(pool, target)
-        equity, requirement = float(there.equity), float(there.requirement)
-        if not requirement:
-            return math.inf  # long options alone need no margin
-        end = equity - level * requirement
-        if math.isnan(end):
-            raise MissingPrice(f"pool {pool.name}: equity is not a number at {target.time}; repair the prices")
-        if end > 0:
-            if reach < 1.0:
-                judge(pool, target, self.rules)  # raises: it gets there, and nobody knows what is asked of it then
-            return math.inf
-        start = gap(0.0)
-        if start <= 0:
-            return 0.0
-        return close_in(lambda share: gap(float(share)), 0.0, start, reach, end)
-
-    def _known(self, pool: Pool, target: Market) -> tuple[float, Judgement]:
-        """How much of the way the rules can judge the pool, nearly always all of it, and the pool there.
-
-        A loss may outgrow the last borrow tier behind the point at which the pool is liquidated.
-        """
-        try:
-            return 1.0, self.look(pool, target)
-        except MissingPrice:
-            raise
-        except InputError:
-            low, high = 0.0, 1.0
-        found = judge(pool, self.market, self.rules)
-        for _ in range(50):
-            share = (low + high) / 2
-            try:
-                low, found = share, judge(pool, self.market.toward(target, share), self.rules)
-            except InputError:
-                high = share
-        return low, found
 
     def _accrue(self, start: int, end: int) -> bool:
         """What the clock brings in (start, end], at the present prices: funding, interest, deleveraging, delivery, in

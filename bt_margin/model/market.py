@@ -139,18 +139,23 @@ class Market:
         return replace(self, times=None if self.times is None else self.times[instants], marks=of(self.marks),
                        lasts=of(self.lasts), indexes=of(self.indexes), forwards=of(self.forwards))
 
-    def toward(self, other: Market, share: float) -> Market:
-        """The instant `share` of the way to `other`: all prices move together in a straight line.
+    def toward(self, other: Market, share: Number) -> Market:
+        """The instant `share` of the way to `other`, or those of many shares: all prices move in a straight line.
 
         Of an option settled in its coin, what it is worth in USD does: its price in the coin and that of the coin, each
         straight by itself, would pass through marks that no vol explains.
         """
-        if share >= 1.0:
+        time, times = other.time, None
+        if isinstance(share, np.ndarray):
+            times = self.time + np.round((other.time - self.time) * share)
+        elif share >= 1.0:
             return other
-        time = self.time + round((other.time - self.time) * share)
+        else:
+            time = self.time + round((other.time - self.time) * share)
         there = replace(
             other,
             time=time,
+            times=times,
             marks=_blend(self.marks, other.marks, share),
             lasts=_blend(self.lasts, other.lasts, share),
             indexes=_blend(self.indexes, other.indexes, share),
@@ -221,7 +226,7 @@ def _swap(pair: str) -> str:
     return f"{pair}:{base if quote == 'USD' else quote}"
 
 
-def _blend(start: Mapping[str, Number], end: Mapping[str, Number], share: float) -> dict[str, Number]:
+def _blend(start: Mapping[str, Number], end: Mapping[str, Number], share: Number) -> dict[str, Number]:
     return {key: start.get(key, value) + (value - start.get(key, value)) * share for key, value in end.items()}
 
 

@@ -11,14 +11,18 @@ from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.builder import parse_time
 from bt_margin.engine.debts import charge_hour
 from bt_margin.engine.engine import MarginEngine
+from bt_margin.engine.leg import LOOKS
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.ledger import EntryKind
 from bt_margin.model.market import Market
+from bt_margin.model.number import Number
 from bt_margin.modes import borrow, mode_named
-from bt_margin.modes.base import Convert
+from bt_margin.modes.base import Convert, Pool
 from bt_margin.modes.conversion import convert_collateral, gross, penalty_rate
+from bt_margin.modes.cross import CROSS
 from bt_margin.modes.currencies import lines
 from bt_margin.modes.valuation import forced_size
+from bt_margin.rules.book import Rules
 from tests.unit.whole import HOUR, OKX, PAPER, SWAP, TIME, engine, events, moved, names, trade
 
 INVERSE = "BTC/USD:BTC"
@@ -202,3 +206,86 @@ def test_funding_of_an_isolated_position_takes_no_cash_that_losses_need() -> Non
     paid = [(entry.key.margin_mode, round(entry.cash, 12), round(entry.margin, 12)) for entry in e.account.ledger
             if entry.kind is EntryKind.FUNDING and entry.key is not None]
     assert paid == [("cross", -0.0072, 0.0), ("isolated", 0.0, -0.002)]
+
+
+FUTURE = "BTC/USD:BTC-251226"
+
+
+def basis_trade(mode: str, coins: float = 0.05) -> MarginEngine:
+    """240,000 USD long in the perpetual, 60,000 short in the future, both at 60,000, in bitcoins."""
+    account = Account({"BTC": coins})
+    rules = PAPER.as_of(TIME, "nearest")
+    for symbol, size in ((INVERSE, 2_400.0), (FUTURE, -600.0)):
+        account.adopt(Position(rules.instrument(symbol), "cross", "net", size, 60_000.0, 10.0))
+    return MarginEngine(account, mode_named(mode), PAPER, basis_market(0.0))
+
+
+def basis_market(share: float, swap: float = 66_000.0, future: float = 96_000.0) -> Market:
+    """So much of an hour's way from 60,000."""
+    marks = {INVERSE: 60_000 + (swap - 60_000) * share, FUTURE: 60_000 + (future - 60_000) * share}
+    return Market(TIME + round(HOUR * share), marks, marks, {"BTC/USD": marks[INVERSE]})
+
+
+@pytest.mark.parametrize("mode", ["cross", "multi-currency"])
+def test_a_pool_that_dips_on_a_wide_leg_and_recovers_is_liquidated_in_the_dip(mode: str) -> None:
+    """Coins are lost by 1 / price, most of them early, and won back late: the ratio falls from 1.2 to 0.3 and is 1.2
+    again at the end. The first point at which a pool breaches counts (design, section 7), as in the same leg cut up."""
+    whole, cut = basis_trade(mode), basis_trade(mode)
+    whole.advance(basis_market(1.0))
+    for part in range(1, 101):
+        cut.advance(basis_market(part / 100))
+    told, parts = events(whole, "Reduced"), events(cut, "Reduced")
+    assert len(told) == len(parts) > 0
+    for one, same in zip(told, parts, strict=True):
+        assert (one.key, one.size, one.step) == (same.key, same.size, same.step)
+        assert one.price == pytest.approx(same.price, rel=1e-12)
+        assert abs(one.time - same.time) <= 1
+    assert told[0].time < TIME + HOUR / 4
+
+
+@pytest.mark.parametrize(("swap", "looked"), [(62_900.0, False), (57_200.0, False), (63_100.0, True)])
+def test_only_a_wide_leg_is_looked_at_on_its_way(swap: float, looked: bool) -> None:
+    """Within 5 % the ends decide: nothing between them is judged."""
+    e, asked = basis_trade("cross", coins=1.0), list[Market]()
+
+    def equity(pool: Pool, market: Market, rules: Rules) -> Number:
+        asked.append(market)
+        return CROSS.equity(pool, market, rules)
+
+    watched = replace(CROSS, equity=equity)
+    e.mode = replace(CROSS, pools=lambda account: (replace(one, mode=watched) for one in CROSS.pools(account)))
+    start, end = e.market, basis_market(1.0, swap, 60_500.0)
+    e.advance(end)
+    between = [market for market in asked if market is not start and market is not end]
+    assert [len(np.atleast_1d(market.clock)) for market in between] == ([LOOKS - 1] if looked else [])
+
+
+def test_stops_on_a_leg_do_not_add_up_their_rounding() -> None:
+    """Every stop was rounded to a millisecond and the next one counted from there: after a hundred, time and with it
+    what tenors charge were some off. Time is where the price is."""
+    account = Account({"USDT": 60_000.0})
+    rules = PAPER.as_of(TIME, "nearest")
+    account.adopt(Position(rules.instrument(SWAP), "cross", "net", 1_500.0, 60_000.0, 1.0))
+
+    def market(time: int, price: float) -> Market:
+        return Market(time, {SWAP: price}, {SWAP: price}, {"BTC/USD": price, "BTC/USDT": price, "USDT/USD": 1.0})
+
+    e = MarginEngine(account, mode_named("portfolio"), PAPER, market(TIME, 60_000.0))
+    e.advance(market(TIME + 1_000, 30_000.0))
+    told = events(e, "Reduced")
+    assert len({one.time for one in told}) > 20
+    for one in told:
+        assert abs(one.time - TIME - (60_000.0 - one.price) / 30) <= 0.5 + 1e-6
+
+
+def test_many_shares_of_a_way_are_what_each_is_alone() -> None:
+    """An option in its coin too, whose worth in USD goes straight."""
+    first = Market(TIME, {CALL: 0.2, INVERSE: 60_000.0}, {CALL: 0.2}, {"BTC/USD": 60_100.0},
+                   forwards={"BTC/USD:BTC-260327": 61_000.0})
+    last = Market(TIME + HOUR, {CALL: 0.3, INVERSE: 70_000.0}, {CALL: 0.31}, {"BTC/USD": 70_300.0},
+                  forwards={"BTC/USD:BTC-260327": 72_000.0})
+    shares = np.array([0.1, 0.5, 0.999])
+    many = first.toward(last, shares)
+    assert many.times is not None
+    for place, share in enumerate(shares.tolist()):
+        assert many.one(place, int(many.times[place])) == first.toward(last, share)
