@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_margin.engine.clock import due_events
+from bt_margin.engine.leg import kinds_of, may_dip, says_how_far, wide
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
@@ -188,6 +189,8 @@ def _costs_interest(engine: MarginEngine, market: Market) -> bool:
 def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:
     """Bars before the first in which a pool comes near the level that it would be told of, or leaves it."""
     quiet = np.ones(path.points * len(path.closes), dtype=bool)
+    if any(may_dip(pool) for pool, _ in pools):
+        quiet &= np.tile(~_wide(path), path.points)
     for pool, judged in pools:
         levels = engine.rules.liquidation
         equity, requirement = (_along(x, path) for x in (judged.equity, judged.requirement))
@@ -202,6 +205,16 @@ def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, J
             quiet &= _along(pool.mode.spare(pool, path.market, engine.rules), path) > NEAR * np.abs(equity)
     loud = np.flatnonzero(~np.logical_and.reduce(quiet.reshape(path.points, -1)))
     return int(loud[0]) if len(loud) else len(path.closes)
+
+
+def _wide(path: Ahead) -> NDArray[np.bool_]:
+    """Bars with a leg that is looked at on its way: nobody knows here in which order the extremes come."""
+    found = np.zeros(len(path.closes), dtype=bool)
+    for symbol, price in (row for kind in kinds_of(path.market) for row in kind.items()):
+        if isinstance(price, np.ndarray) and says_how_far(symbol):
+            points = price.reshape(path.points, -1)
+            found |= wide(np.minimum.reduce(points), np.maximum.reduce(points))
+    return found
 
 
 def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:

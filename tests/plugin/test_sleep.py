@@ -211,6 +211,25 @@ def compare(seed: int) -> tuple[int, list[str]]:
     return slept, [f"{about}: {row}" for row in differences(awake, asleep, near=near)[:5]]
 
 
+@pytest.mark.parametrize("mode", ["cross", "multi-currency"])
+def test_a_dip_on_a_wide_leg_is_not_slept_over(mode: str) -> None:
+    """A basis trade that falls below a ratio of 1 within one leg of one bar and is safe at both its ends."""
+    future = "BTC/USD:BTC-251226"
+    closes = {INVERSE: [60_000.0] * 150 + [75_000.0] * 30, future: [60_000.0] * 150 + [240_000.0] * 30}
+
+    def play(sleep: bool) -> Any:
+        data = {symbol: frame(prices, freq="1min") for symbol, prices in closes.items()}
+        acts = {3: lambda s: s.buy(data=s.getdatabyname(INVERSE), size=240),
+                6: lambda s: s.sell(data=s.getdatabyname(future), size=60)}
+        return run(data, acts, freqs=dict.fromkeys(data, "1m"), mode=mode, sleep=sleep, path="close",
+                   cash={"USDT": 0.0, "BTC": 0.013}, leverage={INVERSE: 100.0, future: 20.0})
+
+    awake, asleep = play(False), play(True)
+    assert [event.name for event in awake.broker.events].count("Reduced") > 0
+    assert [event_dict(event) for event in awake.broker.events] == [event_dict(event) for event in asleep.broker.events]
+    assert asleep.broker._sleeper.slept > 100
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1 << 31))
 def test_a_run_that_sleeps_is_the_run_bar_by_bar(seed: int) -> None:
