@@ -1,8 +1,8 @@
 """Which bar of a path an account has to be woken in: its pools judged at all points at once, as arrays.
 
-Judged are the very points at which the engine judges: a breach is what a leg's end shows. What the clock will have
-booked by then is in the money: funding exactly, interest by a bound from above. A bar in which a point comes within a
-hair of the liquidation level is given to the engine, which decides.
+Judged are the very points at which the engine judges: the ends of legs, and where it looks on the way of a wide one.
+What the clock will have booked by then is in the money: funding exactly, interest by a bound from above. A bar in which
+a point comes within a hair of the liquidation level is given to the engine, which decides.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bt_margin.engine.leg import LOOKS, may_dip
 from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.account import Account, Position
 from bt_margin.model.ledger import PositionKey
@@ -185,11 +187,39 @@ class Stretch:
         for equity, requirement in judged:
             safe = (equity - level * requirement > HAIR * requirement) | (requirement == 0)
             awake[:reach] |= ~safe
-        awake |= self._cash_ends()
+        awake |= self._cash_ends() | self._dips()
         found = np.flatnonzero(awake)
         if not len(found):
             return self.horizon
         return max(self.at + 1, int(self.replay.points.bar[self.begin + found[0]]))
+
+    def _dips(self) -> NDArray[np.bool_]:
+        """The first points of bars with a wide leg on which a pool comes to the level: looked at as the engine does, on
+        the ways between all points of the bar, whose order is the account's."""
+        dips, points = np.zeros(self.end - self.begin, bool), self.replay.points
+        pools = [pool for pool in self.pools if may_dip(pool)]
+        bars = self.at + 1 + np.flatnonzero(self.replay.wide[self.at + 1:self.horizon]) if pools else ()
+        if not len(bars):
+            return dips
+        first = points.first[bars]
+        ways = list(combinations(range(2 if self.replay.walk == "close" else 4), 2))
+        start, end = (np.concatenate([np.repeat(first + way[side], LOOKS - 1) for way in ways]) for side in (0, 1))
+        share = np.tile(np.arange(1, LOOKS) / LOOKS, len(start) // (LOOKS - 1))
+        market, here = self._market(start).toward(self._market(end), share), start - self.begin
+        level = self.rules.liquidation.liquidation_ratio
+        for pool in pools:
+            try:
+                judged = judge(self._with_flows(pool, lambda flow: flow[here]), market, self.rules)
+            except MissingPrice:
+                raise
+            except InputError:  # beyond what the rules know
+                dips[first - self.begin] = True
+                return dips
+            owed = 0.0 if pool.holdings is None or self._interest is None else self._interest[here]
+            equity, requirement = (_along(x, len(share)) for x in (judged.equity - owed, judged.requirement))
+            safe = (equity - level * requirement > HAIR * requirement) | (requirement == 0)
+            dips[np.tile(np.repeat(first, LOOKS - 1), len(ways))[~safe] - self.begin] = True
+        return dips
 
     def _cash_ends(self) -> NDArray[np.bool_]:
         """Points by which the cash that pays an isolated position's funding could be gone."""

@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bt_margin.engine import debts
 from bt_margin.engine.accrual import funding_entries
 from bt_margin.engine.clock import due_events
 from bt_margin.engine.engine import MarginEngine, gate_of
+from bt_margin.engine.leg import says_how_far, wide
 from bt_margin.engine.orders import Refusal
 from bt_margin.errors import BtMarginError, Ineligible, InputError, NoRuleInForce
 from bt_margin.model.account import Account
@@ -83,6 +87,15 @@ class Replay:
     @cached_property
     def points(self) -> Points:
         return Points.of(self.path, self.clock, self.walk)
+
+    @cached_property
+    def wide(self) -> NDArray[np.bool_]:
+        """Bars with a leg on which some price moves so far that the engine looks at it on the way."""
+        found = np.zeros(len(self.path), bool)
+        for symbol, candles in (*self.path.prices.items(), *self.path.indexes.items()):
+            if says_how_far(symbol):
+                found |= wide(candles.min(axis=1), candles.max(axis=1))
+        return found
 
     def changes(self, whole: bool) -> frozenset[int]:
         """Bars in which rules that bear on the book change: they are walked. `whole`: where the account is one pool any

@@ -22,6 +22,7 @@ from tests.unit.held_book import COIN, ETH, SPOT, SWAP, book, broker_run, differ
 
 ALL = ["isolated", "cross", "multi-currency", "portfolio"]
 OWN, WHOLE = ALL[:2], ALL[2:]
+FUTURE = "BTC/USD:BTC-251226"
 CRASH = {"since": 120, "until": 150}  # 2025-10-10 00:00 to 2025-10-11 06:00: the fall at 21:00 is bar 21
 
 # name: (book, window, symbols, span, modes, entries, leverages, more)
@@ -83,6 +84,27 @@ def test_all_leverages_at_once_are_what_each_is_alone(name: str, mode: str) -> N
             alone = replay.cell(mode_named(mode), entry, float(leverage))
             assert alone[:2] == (found.verdict[0, e, i], found.taken_ms[0, e, i]), (entry, leverage)
             assert alone.distance == pytest.approx(found.distance[0, e, i], rel=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("walk", ["adverse", "close"])
+def test_a_dip_on_a_wide_leg_is_seen(walk: str) -> None:
+    """A basis trade that falls below a ratio of 1 within one leg of one bar and is safe at both its ends."""
+    closes = {COIN: [60_000.0] * 20 + [75_000.0] * 5, FUTURE: [60_000.0] * 20 + [240_000.0] * 5}
+    made = []
+    for symbol, prices in closes.items():
+        close = np.array(prices)
+        opened = np.concatenate([close[:1], close[:-1]])
+        columns = {"open": opened, "high": np.maximum(opened, close), "low": np.minimum(opened, close), "close": close,
+                   "volume": np.zeros(len(close))}
+        hours = 1_760_000_400_000 + 3_600_000 * np.arange(len(close))
+        made.append(feeds.make_feed(symbol, columns, hours, 3_600_000, None, "made"))
+    replay = Replay(StaticBook.from_dict(book({COIN: 240, FUTURE: -60}, BTC=0.013)), PricePath.of(made), walk=walk)
+    modes, leverages = ["cross", "multi-currency"], [5, 40]
+    found = survival_map(replay.book, replay.path, leverages, [2], modes, walk=walk)
+    for (m, mode), (i, leverage) in product(enumerate(modes), enumerate(leverages)):
+        cell = (int(found.verdict[m, 0, i]), int(found.taken_ms[m, 0, i]), float(found.distance[m, 0, i]))
+        assert not differs(replay, mode, 2, leverage, cell)
+    assert [VERDICTS[found.verdict[m, 0, 1]] for m in range(2)] == ["liquidated", "reduced"]
 
 
 def test_what_cannot_be_judged_is_not_alive() -> None:
