@@ -179,6 +179,8 @@ def opening_parts(book: Book, orders: list[AnyOrder]) -> list[tuple[AnyOrder, De
     first uses the position up, and only what goes through opens (recorded DEMO-ORDER-FREEZE-RULES). What an earlier
     order uses up is not used twice (the engine's documented reading).
     """
+    if not orders:
+        return []
     left = {key: position.size for key, position in book.positions.items()}
     left |= {option.key: option.size for option in book.options.values()}
     parts = []

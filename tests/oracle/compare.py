@@ -16,8 +16,8 @@ WITH_OPTIONS = 1e-8
 """Where options are priced at a point solved for within a leg: time is whole ms, and a mark says little of the vol of
 an option deep in the money.
 """
-TIME = 3
-"""ms: points solved for within a leg are rounded, one after the other."""
+TIME = 1
+"""ms: a point solved for within a leg is rounded, its half may fall on either side."""
 
 
 class Disagreement(AssertionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 PIECES, COARSE = 24, 12
 """Where no closed form exists a piece is searched in so many parts: with several inverse contracts, of an account."""
+FINE = Decimal("1e-18")
+"""Of a leg: options have no more digits, a Decimal has."""
 
 
 def first_below(pool: Pool, level: Decimal, start: Prices, end: Prices, done: Decimal) -> Decimal | None:
@@ -84,15 +87,28 @@ def reciprocal(a: Decimal, b: Decimal, left: Decimal, right: Decimal, start: Dec
     return (1 / x - start) / (end - start)
 
 
-def searched(gap: object, left: Decimal, right: Decimal, pieces: int = PIECES) -> Decimal | None:
-    """Several moving inverse contracts: part by part, then bisection."""
-    assert callable(gap)
+def searched(gap: Callable[[Decimal], Decimal], left: Decimal, right: Decimal, pieces: int = PIECES) -> Decimal | None:
+    """Part by part, then secants and halves in turn, down to the last digits of a float: with several moving inverse
+    contracts, of an account.
+    """
+    low, at_low = left, gap(left)
     for part in range(1, pieces + 1):
         high = left + (right - left) * part / pieces
-        if gap(high) <= 0:
-            low = left + (right - left) * (part - 1) / pieces
-            for _ in range(60):
-                middle = (low + high) / 2
-                low, high = (low, middle) if gap(middle) <= 0 else (middle, high)
-            return high
-    return None
+        at_high = gap(high)
+        if at_high <= 0:
+            break
+        low, at_low = high, at_high
+    else:
+        return None
+    for turn in range(200):
+        if at_high == 0 or high - low < FINE:
+            break
+        middle = (low + high) / 2 if turn % 3 == 2 else low + (high - low) * at_low / (at_low - at_high)
+        if not low < middle < high:
+            break
+        found = gap(middle)
+        if found <= 0:
+            high, at_high = middle, found
+        else:
+            low, at_low = middle, found
+    return high

@@ -149,7 +149,8 @@ class Replay:
         """Everything due in (start, end], each instant judged on its own (rule book section 14); at one instant first
         funding, then interest, deleveraging, delivery (multi-currency, section 9).
         """
-        for time in sorted(self.due(start, end)):
+        while due := self.due(start, end):
+            start = time = min(due)
             for then, symbol, rate in self.funding:
                 if then == time:
                     self.settle_funding(symbol, rate)
@@ -162,9 +163,14 @@ class Replay:
             self.judge()
 
     def due(self, start: int, end: int) -> set[int]:
+        """Instants at which the clock brings something to what is held now: what befalls others is no instant here."""
         expiring = (held.contract for held in (*self.book.positions.values(), *self.book.orders.values(),
                                                *self.book.options.values(), *self.book.option_orders.values()))
-        times = {time for time, _, _ in self.funding} | {one.time for one in self.deleveraging}
+        signs = {(held.key[0], held.size > 0) for held in (*self.book.positions.values(), *self.book.options.values())}
+        times = {time for time, symbol, _ in self.funding if {(symbol, True), (symbol, False)} & signs}
+        times |= {one.time for one in self.deleveraging
+                  if any(one.symbol == symbol and one.side in ("", "long" if long else "short")
+                         for symbol, long in signs)}
         times |= {contract.expiry for contract in expiring if contract.expiry}
         return {time for time in times if start < time <= end}
 

@@ -169,12 +169,12 @@ def vol_points(leg: OptionLeg, row: Any) -> float:
 def mr1(slope: float, held: list[OptionLeg], moves: tuple[float, ...], row: Any) -> float:
     """The largest loss over seven prices and vols up, same, down; up and down by the larger of points and per cent."""
     worst = 0.0
+    shifts = [max(vol_points(leg, row) / 100, points(leg, row.vol_percent_30d, row.vol_percent_cap, row) * leg.vol)
+              for leg in held]
     for move in (0.0, *moves, *(-m for m in moves)):
-        for direction in (1, 0, -1):
+        for direction in (1, 0, -1) if held else (0,):
             total = slope * move
-            for leg in held:
-                shift = max(vol_points(leg, row) / 100,
-                            points(leg, row.vol_percent_30d, row.vol_percent_cap, row) * leg.vol)
+            for leg, shift in zip(held, shifts, strict=True):
                 vol = leg.vol + direction * shift
                 if direction < 0:
                     vol = max(vol, min(leg.vol, row.vol_floor))

@@ -44,6 +44,8 @@ def cancel_early(wealth: Wealth, time: int) -> bool:
     orders too; with auto-borrow what spot orders give and fees may be borrowed. True: some went.
     """
     book, auto = wealth.book, wealth.terms.auto
+    if not (book.orders or book.spot or book.option_orders):
+        return False
     needs = wealth.maintenance() + wealth.opening_margin()
     needs += sum((wealth.fees(currency) * wealth.usd(currency) for currency in wealth.currencies), ZERO)
     adding = [order.id for order in book.orders.values() if not order.only_closes and order.mode == "cross"]
