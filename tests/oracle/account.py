@@ -192,11 +192,12 @@ class AccountReplay(Replay):
         """
         while self._undo():
             pass
-        for pool in self.pools():
+        pools = self.pools()
+        for pool in pools:
             ratio = pool.ratio(self.marks)
             if pool.holds and ratio is not None and ratio <= WARNING:
                 self._warn(pool.name, ratio)
-        self.rearm()
+        self.rearm(pools)
 
     def _undo(self) -> bool:
         if whole.prepare(self.see, self.time):

@@ -200,15 +200,13 @@ class Replay:
         while True:
             stops = []
             for index, pool in enumerate(pool for pool in self.pools() if pool.holds):
-                for level in (WARNING, LIQUIDATION):
-                    if level == WARNING and pool.name in self.book.warned:
-                        continue
-                    share = first_below(pool, level, origin, target, done)
-                    if share is not None and share < ONE:
-                        stops.append((share, index, level, pool))
+                level = LIQUIDATION if pool.name in self.book.warned else WARNING  # which is met before the other
+                share = first_below(pool, level, origin, target, done)
+                if share is not None and share < ONE:
+                    stops.append((share, index, level, pool))
             if not stops:
                 return
-            done, _, level, pool = min(stops, key=lambda stop: (stop[0], stop[1], -stop[2]))
+            done, _, level, pool = min(stops, key=lambda stop: stop[:2])
             self.marks = between(origin, target, done)
             self.time = start + round((end - start) * done)
             self.reach(pool, level)
@@ -234,10 +232,10 @@ class Replay:
                     self.reach(pool, level)
         self.rearm()
 
-    def rearm(self) -> None:
+    def rearm(self, pools: list[Pool] | None = None) -> None:
         """Above 300 % a pool may be warned again."""
         alive = set()
-        for pool in self.pools():
+        for pool in self.pools() if pools is None else pools:
             ratio = pool.ratio(self.marks)
             if pool.holds and ratio is not None and ratio <= WARNING + Decimal("1e-25"):
                 alive.add(pool.name)
