@@ -12,10 +12,6 @@ from tests.oracle.scenario import Scenario
 
 TOLERANCE = 1e-9
 """Of each number, money measured by the size of the account."""
-WITH_OPTIONS = 1e-8
-"""Where options are priced at a point solved for within a leg: time is whole ms, and a mark says little of the vol of
-an option deep in the money.
-"""
 TIME = 1
 """ms: a point solved for within a leg is rounded, its half may fall on either side."""
 
@@ -56,8 +52,7 @@ def compare(scenario: Scenario, statistics: Statistics) -> None:
     scale, came, resting = scale_of(scenario), set[str](), frozenset[int]()
     for index, act in enumerate(scenario.acts):
         ours, theirs = engine.snapshot(engine.act(act)), oracle.snapshot(oracle.act(act))
-        where, tolerance = f"{scenario.name}, act {index} {act}", WITH_OPTIONS if scenario.forwards else TOLERANCE
-        _Differ(where, scale, statistics, tolerance).both(ours, theirs)
+        _Differ(f"{scenario.name}, act {index} {act}", scale, statistics).both(ours, theirs)
         statistics.acts += 1
         came |= set(seen(act, theirs, oracle.replay, resting))
         resting = frozenset(theirs.orders)
@@ -79,7 +74,6 @@ class _Differ:
     where: str
     scale: Mapping[str, float]
     statistics: Statistics
-    tolerance: float = TOLERANCE
 
     def both(self, engine: Snapshot, oracle: Snapshot) -> None:
         self.same("answer", engine.answer, oracle.answer)
@@ -122,7 +116,7 @@ class _Differ:
         off = abs(engine - oracle) / max(abs(engine), abs(oracle), self.size(name), 1e-300)
         if off > self.statistics.largest:
             self.statistics.largest, self.statistics.largest_where = off, f"{name} in {self.where.split(',')[0]}"
-        if not off <= self.tolerance:
+        if not off <= TOLERANCE:
             raise Disagreement(f"{self.where}: {name}\n  engine {engine!r}\n  oracle {oracle!r}")
 
     def size(self, name: str) -> float:
