@@ -103,9 +103,9 @@ def searched(gap: Callable[[Decimal], Decimal], left: Decimal, right: Decimal, p
     for turn in range(200):
         if at_high == 0 or high - low < FINE:
             break
-        middle = (low + high) / 2 if turn % 3 == 2 else low + (high - low) * at_low / (at_low - at_high)
-        if not low < middle < high:
-            break
+        middle = low + (high - low) * at_low / (at_low - at_high)
+        if turn % 3 == 2 or not low < middle < high:
+            middle = (low + high) / 2
         found = gap(middle)
         if found <= 0:
             high, at_high = middle, found

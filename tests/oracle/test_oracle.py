@@ -11,6 +11,10 @@ from tests.oracle.coverage import CLAIMED, missing
 from tests.oracle.scripts import WRITERS, generate
 
 SUBSET = 300
+ONCE_APART = (("multi-currency", 1905), ("portfolio", 1001), ("portfolio", 1003), ("portfolio", 1445))
+"""Scripts beyond the subset on which engine and oracle disagreed: dips on wide legs, hundreds of stops on one, what
+befalls others.
+"""
 
 
 @pytest.mark.parametrize("mode", list(WRITERS))
@@ -21,6 +25,13 @@ def test_engine_and_oracle_tell_the_same_story(mode: str) -> None:
         compare(generate(mode, seed), statistics)
     assert statistics.scenarios == SUBSET
     assert missing(mode, statistics.scripts) == []
+
+
+@pytest.mark.parametrize(("mode", "seed"), ONCE_APART)
+def test_what_once_disagreed_agrees(mode: str, seed: int) -> None:
+    statistics = Statistics()
+    compare(generate(mode, seed), statistics)
+    assert statistics.events
 
 
 def test_what_never_came_up_is_told() -> None:
