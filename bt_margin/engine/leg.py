@@ -82,13 +82,18 @@ class Leg:
     def wide(self) -> bool:
         """True where some price moves far on the way."""
         if self._wide is None:
-            self._wide = any(
-                before is not None and before is not price and bool(wide(min(price, before), max(price, before)))
-                and says_how_far(symbol)
-                for first, last in zip(kinds_of(self.start), kinds_of(self.end), strict=True)
-                for symbol, price in last.items() for before in (first.get(symbol),)
-            )
+            self._wide = self._find_wide()
         return self._wide
+
+    def _find_wide(self) -> bool:
+        for first, last in zip(kinds_of(self.start), kinds_of(self.end), strict=True):
+            if first is last:
+                continue
+            for symbol, price in last.items():
+                before = first.get(symbol, price)
+                if (wide(before, price) or wide(price, before)) and says_how_far(symbol):
+                    return True
+        return False
 
     def _looks(self, pool: Pool, level: float, shares: Array) -> Array:
         """Equity above `level` at some shares of the way, as far as the first at or below zero at least."""
@@ -135,7 +140,7 @@ def may_dip(pool: Pool) -> bool:
 
 
 def wide(least: Number, most: Number) -> bool | NDArray[np.bool_]:
-    """True where a leg between two prices is wide; of arrays each for itself."""
+    """True where a leg from the lower to the higher of two prices is wide; of arrays each for itself."""
     return most - least > WIDE * least
 
 

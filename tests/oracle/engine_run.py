@@ -194,9 +194,10 @@ def told(event: Event) -> Told:
     """An engine's event, its report left out."""
     words: list[object] = []
     numbers: dict[str, float] = {}
+    every = {field.name for field in fields(Event)}
     for field in fields(event):
         value: Any = getattr(event, field.name)
-        if field.name in ("time", "pool", "report") or (field.name == "reason" and event.name != "Converted"):
+        if field.name in every or (field.name == "reason" and event.name != "Converted"):
             continue
         if value is None:  # a ratio of nothing
             continue
