@@ -262,9 +262,23 @@ def _searched(engine: MarginEngine, pool: Pool, path: Ahead, instants: NDArray[n
         nearest = int(np.argmin(gaps))
         if not gaps[nearest] <= 0:
             return low
-        left[nearest] = False
+        left &= ~_as_at(there, nearest, len(instants), pool)
         away = search(nearest)
         low = low if away is None else min(low, away)
+
+
+def _as_at(there: Market, at: int, count: int, pool: Pool) -> NDArray[np.bool_]:
+    """The instants, of so many, at which a pool stands as at one of them: those of the same prices, as in a market that
+    stands still; with options, which time alone changes, that one."""
+    if any(p.instrument.is_option for p in pool.positions):
+        alone: NDArray[np.bool_] = np.arange(count) == at
+        return alone
+    same = np.ones(count, dtype=bool)
+    for prices in (there.marks, there.lasts, there.indexes, there.forwards):
+        for x in prices.values():
+            if isinstance(x, np.ndarray):
+                same &= x == x[at]
+    return same
 
 
 def _along(value: Number, path: Ahead) -> Array:

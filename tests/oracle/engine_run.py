@@ -14,7 +14,6 @@ from bt_margin.engine.clock import Deleveraging
 from bt_margin.engine.control import RiskControl
 from bt_margin.engine.engine import MarginEngine, Refusal
 from bt_margin.model.account import Account, Order
-from bt_margin.model.assessment import AccountReport
 from bt_margin.model.borrowing import Borrowing, SpotUse
 from bt_margin.model.event import Event
 from bt_margin.model.ledger import PositionKey
@@ -32,17 +31,14 @@ from tests.oracle.scenario import BOOK, AddMargin, Cancel, FillResting, Move, Sc
 
 
 class Silent(MarginEngine):
-    """The engine without the report that every event carries, the distance to liquidation, and the largest size that a
-    refused order could have had: where the whole account is the pool these are searched for, which takes ten times as
-    long as all the rest. What the account is after each act is compared number by number instead.
+    """The engine without the distance to liquidation and the largest size that a refused order could have had: where
+    the whole account is the pool these are searched for, which takes ten times as long as all the rest. Nobody reads
+    the reports of events: what the account is after each act is compared number by number instead.
     """
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.control = Undistanced(self, self.control.slippage)
-
-    def assess(self) -> AccountReport:
-        return NOTHING
 
     def _answer(self, account: Account, order: Order, filling: bool = False) -> Order | Refusal:
         gate = GATES.get(self.mode.name)
@@ -59,7 +55,6 @@ class Undistanced(RiskControl):
 
 
 GATES = {"multi-currency": credit.check, "portfolio": portfolio_orders.check}
-NOTHING = assess(Account(), mode_named("cross"), Market(0), BOOK.as_of(0, "nearest"))
 
 
 @dataclass(frozen=True)

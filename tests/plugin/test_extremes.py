@@ -17,7 +17,7 @@ import pytest
 from bt_margin import MarginBroker
 from bt_margin.errors import MissingPrice
 from bt_margin.plugin import feeds
-from bt_margin.plugin.analyzers import entry_dict, event_dict
+from bt_margin.plugin.analyzers import DistanceToLiquidation, entry_dict, event_dict
 from bt_margin.plugin.options import option_chain
 from bt_margin.rules.book import load_rules
 from tests.plugin.script import BTC, ETH, SPOT, Diary, frame, run
@@ -130,6 +130,24 @@ def test_funding_falls_due_while_no_bars_come(mode: str, hours: int, after: floa
         assert s.position.size == 0
     else:
         assert s.position.size == 100
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("end", [60_000.0, 62_000.0], ids=["by a price", "by a trade"])
+def test_of_a_market_that_stands_still_between_jumps_the_nearest_point_is_known(mode: str, end: float) -> None:
+    """Where no price changes the distance is not sought again: the lowest is still that of a search at every bar."""
+    prices = [60_000.0] * 30 + [59_000.0] * 30 + [60_500.0] * 20 + [end] * 5  # the last day, with other rules, has 13
+    data = frame([(price,) * 4 for price in prices])
+    acts = {1: lambda s: s.buy(size=60), 75: lambda s: s.buy(size=25)}
+
+    def lowest(**more: Any) -> float | None:
+        return run({BTC: data}, acts, mode=mode, **more).broker.engine.control.min_distance
+
+    searched = run({BTC: data}, acts, mode=mode, sleep=False,
+                   prepare=lambda cerebro: cerebro.addanalyzer(DistanceToLiquidation, _name="away"))
+    away = searched.analyzers.away.get_analysis()["distance"]
+    assert len({round(d, 9) for d in away if d is not None}) >= 4
+    assert lowest(sleep=False) == lowest(sleep=True) == min(d for d in away if d is not None)
 
 
 @pytest.mark.parametrize("mode", MODES)
