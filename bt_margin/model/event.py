@@ -18,8 +18,11 @@ class Event:
 
     @property
     def report(self) -> AccountReport:
-        """The account as it was judged just before, laid out when first read. Raises where a price or a rule that only
-        the report asks for is missing."""
+        """The account as it was judged just before, laid out when first read.
+
+        Its evidence names all that the rules then in force were asked for until it is read. Raises where a price or a
+        rule that only the report asks for is missing.
+        """
         return self.late_report.read()
 
     @property

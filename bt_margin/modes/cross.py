@@ -16,7 +16,7 @@ from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import ladder, options, spot_margin
-from bt_margin.modes.base import MarginMode, Pool
+from bt_margin.modes.base import MarginMode, Pool, remembers_last
 from bt_margin.modes.exposure import Exposure
 from bt_margin.modes.kept import Kept
 from bt_margin.modes.valuation import margin_of, order_initial, taker, value_of
@@ -57,6 +57,7 @@ def pooled_orders(account: Account) -> Orders:
     return account.resting.each(part)
 
 
+@remembers_last
 def reserved(pool: Pool, market: Market, rules: Rules) -> tuple[Number, Number, Number]:
     """What resting orders take out of the currency: (given by spot orders, isolated openings, fees of openings).
 
