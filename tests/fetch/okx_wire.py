@@ -50,7 +50,8 @@ class OkxServer:
         self.funding_since = 0  # REST has forgotten what is older
         self.page_cap: dict[str, int] = {}
         self.rate_limit: int | None = None  # requests per path in any two seconds
-        self.retry_after = ""  # a header of answers that say "not now"
+        # a header of answers that say "not now", or what makes it at the time of the answer
+        self.retry_after: str | Callable[[], str] = ""
         self.delay_s = 0.0
         self.requests: Counter[str] = Counter()
         self.log: list[tuple[float, str, dict[str, str]]] = []
@@ -201,7 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, body: bytes, kind: str = "application/json", promise: int = 0) -> None:
         self.send_response(status)
         if status in (429, 503) and self.okx.retry_after:
-            self.send_header("Retry-After", self.okx.retry_after)
+            asked = self.okx.retry_after
+            self.send_header("Retry-After", asked() if callable(asked) else asked)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body) + promise))
         self.end_headers()

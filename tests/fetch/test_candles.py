@@ -230,7 +230,7 @@ def test_the_pace_is_the_venues(kind: str, limit: int, count: int, okx: OkxServe
 def test_a_pause_that_the_venue_asks_for_is_kept_by_all_tasks(
     fault: str, as_date: bool, okx: OkxServer, tmp_path: Path
 ) -> None:
-    okx.retry_after = format_datetime(datetime.now(UTC) + timedelta(seconds=3)) if as_date else "2"
+    okx.retry_after = (lambda: format_datetime(datetime.now(UTC) + timedelta(seconds=3))) if as_date else "2"
     okx.fault("history-candles", "", "", fault)
     outcome = one(okx, tmp_path, hi=START + 3_000 * MINUTE, width=4)
     assert outcome.content == clean("trade", 3_000)

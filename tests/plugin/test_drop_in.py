@@ -24,7 +24,7 @@ from backtrader.brokers import BackBroker
 
 from bt_margin import MarginBroker
 from bt_margin.errors import InputError
-from bt_margin.plugin.broker import OWN
+from bt_margin.plugin.settings import OWN
 
 SEEDS = range(45)
 MODES: dict[str, dict[str, Any]] = {
