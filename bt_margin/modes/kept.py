@@ -19,12 +19,15 @@ Answer = TypeVar("Answer")
 
 
 class Kept(Generic[Answer]):
-    """The last answer for each part, by its name, at one market under one set of rules."""
+    """The last answer for each part, by its name, at one market under one set of rules.
+
+    Runs in threads of one process share it: what is found belongs to the market that it was asked at, whatever others
+    ask meanwhile.
+    """
 
     def __init__(self) -> None:
-        self._market: Market | None = None
-        self._rules: Rules | None = None
-        self._known: dict[Hashable, tuple[tuple[object, ...], Answer]] = {}
+        self._last: tuple[Market | None, Rules | None, dict[Hashable, tuple[tuple[object, ...], Answer]]]
+        self._last = (None, None, {})
 
     def find(self, name: Hashable, coin: str, stands: tuple[object, ...], market: Market, rules: Rules | None,
              ask: Callable[[], Answer]) -> Answer:
@@ -33,10 +36,11 @@ class Kept(Generic[Answer]):
         still = market.still(coin)
         if still is None or any(isinstance(x, np.ndarray) for x in stands):
             return ask()
-        if self._market is not still or self._rules is not rules:
-            self._market, self._rules = still, rules
-            self._known.clear()
-        known = self._known.get(name)
+        there, under, answers = self._last
+        if there is not still or under is not rules:
+            answers = {}
+            self._last = (still, rules, answers)
+        known = answers.get(name)
         if known is None or known[0] != stands:
-            known = self._known[name] = (stands, ask())
+            known = answers[name] = (stands, ask())
         return known[1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
 from bt_margin.modes.base import Judgement, Pool, judge
+from bt_margin.modes.kept import Kept
 from bt_margin.modes.ladder import unhedged_largest_relief
 from bt_margin.modes.multi_currency import contract_margins
 from bt_margin.modes.reach import coin_moved
@@ -129,3 +132,23 @@ def test_what_is_quoted_or_settled_in_a_coin_does_not_stand_still_beside_it(key:
     assert (there.still("BTC") is None) is stands
     assert market.still("BTC") is market
     assert replace(there, time=TIME + 1).still("BTC") is not None  # what is made of it is a market of its own
+
+
+def test_an_answer_that_took_long_is_none_for_the_market_that_another_thread_asked_at_meanwhile() -> None:
+    """A study on an executor of threads: the same book at two markets."""
+    kept: Kept[str] = Kept()
+    here, there = Market(TIME, {BTC: 1.0}), Market(TIME, {BTC: 2.0})
+    begun, go_on = Event(), Event()
+
+    def slowly() -> str:
+        begun.set()
+        assert go_on.wait(10)
+        return "here"
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(kept.find, BTC, "BTC", (1.0,), here, RULES, slowly)
+        assert begun.wait(10)
+        kept.find(ETH, "ETH", (1.0,), there, RULES, lambda: "another part there")
+        go_on.set()
+        assert slow.result() == "here"
+    assert kept.find(BTC, "BTC", (1.0,), there, RULES, lambda: "there") == "there"
