@@ -199,17 +199,19 @@ Answer = TypeVar("Answer")
 
 
 def remembers_last(ask: Callable[Concatenate[Pool, There], Answer]) -> Callable[Concatenate[Pool, There], Answer]:
-    """A question that keeps its last answer for the very same pool, market and rules: it is asked again in turn."""
+    """A question that keeps its last answer for the very same pool, and market and rules where it takes them: it is
+    asked again in turn. Arguments are given by place; named ones are asked anew."""
     last: list[tuple[Pool, tuple[object, ...], Answer]] = []
 
     @wraps(ask)
     def answer(pool: Pool, /, *there: There.args, **no: There.kwargs) -> Answer:
-        if last:
+        if last and not no:
             known, where, found = last[0]
-            if known is pool and all(map(is_, where, there)):
+            if known is pool and len(where) == len(there) and all(map(is_, where, there)):
                 return found
         found = ask(pool, *there, **no)
-        last[:] = [(pool, there, found)]
+        if not no:
+            last[:] = [(pool, there, found)]
         return found
 
     return answer

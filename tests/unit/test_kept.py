@@ -134,6 +134,14 @@ def test_what_is_quoted_or_settled_in_a_coin_does_not_stand_still_beside_it(key:
     assert replace(there, time=TIME + 1).still("BTC") is not None  # what is made of it is a market of its own
 
 
+def test_what_is_asked_by_name_is_not_taken_for_what_was_asked_before() -> None:
+    here, there = pool("cross", [1], []), replace(MARKET, marks={**PRICES, BTC: 1.0})
+    assert judge(here, market=MARKET, rules=RULES).equity != judge(here, market=there, rules=RULES).equity
+    judge(here, MARKET, RULES)
+    with pytest.raises(TypeError):
+        judge(here)  # type: ignore[call-arg]
+
+
 def test_an_answer_that_took_long_is_none_for_the_market_that_another_thread_asked_at_meanwhile() -> None:
     """A study on an executor of threads: the same book at two markets."""
     kept: Kept[str] = Kept()
