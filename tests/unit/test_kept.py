@@ -134,6 +134,20 @@ def test_what_is_quoted_or_settled_in_a_coin_does_not_stand_still_beside_it(key:
     assert replace(there, time=TIME + 1).still("BTC") is not None  # what is made of it is a market of its own
 
 
+def test_entry_prices_that_are_arrays_are_judged_anew_at_the_same_market() -> None:
+    """Survival maps put the funding of a whole account into them."""
+    many = Market(TIME, {key: np.full(3, price) for key, price in PRICES.items()}, {}, INDEXES)
+    here = pool("multi-currency", [100, -50, 0, 0, 10], [])
+
+    def entered(by: list[float]) -> Pool:
+        prices = ((p, p.entry_price * np.array(by)) for p in here.positions)
+        return replace(here, positions=tuple(replace(p, entry_price=x) for p, x in prices))  # type: ignore[arg-type]
+
+    first, second = entered([1.0, 1.0, 1.0]), entered([1.0, 1.1, 0.9])
+    judge(first, many, RULES)
+    assert told(judge(second, many, RULES), 3) == told(judge(second, replace(many), RULES), 3)
+
+
 def test_what_is_asked_by_name_is_not_taken_for_what_was_asked_before() -> None:
     here, there = pool("cross", [1], []), replace(MARKET, marks={**PRICES, BTC: 1.0})
     assert judge(here, market=MARKET, rules=RULES).equity != judge(here, market=there, rules=RULES).equity
