@@ -24,7 +24,6 @@ from bt_margin.engine.leg import says_how_far, wide
 from bt_margin.engine.orders import Refusal
 from bt_margin.errors import BtMarginError, Ineligible, InputError, NoRuleInForce
 from bt_margin.model.account import Account
-from bt_margin.model.assessment import AccountReport, AccountTotals
 from bt_margin.model.event import Converted, Reduced, TakenOver
 from bt_margin.model.instrument import parse
 from bt_margin.model.market import Market
@@ -40,7 +39,6 @@ from bt_margin.study.static_book import StaticBook
 
 VERDICTS = ("survived", "reduced", "liquidated", "refused", "too small", "failed")
 SURVIVED, REDUCED, LIQUIDATED, REFUSED, TOO_SMALL, FAILED = range(6)
-_NOTHING = AccountTotals(0.0, None, 0.0, 0.0, 0.0, 0.0, 0.0, None, 0.0, 0.0)
 
 
 class Outcome(NamedTuple):
@@ -51,14 +49,6 @@ class Outcome(NamedTuple):
     time: int = -1
     distance: float = float("nan")
     reason: str = ""
-
-
-class _Silent(MarginEngine):
-    """The engine, without the account laid out beside every event: nobody reads it here, and it costs more than all
-    the rest. No decision rests on it."""
-
-    def assess(self) -> AccountReport:
-        return AccountReport(self.mode.name, self.market.time, _NOTHING, (), (), (), (), (), ())
 
 
 @dataclass(frozen=True)
@@ -136,8 +126,8 @@ class Replay:
 
     def engine(self, account: Account, mode: MarginMode, market: Market) -> MarginEngine:
         """The engine, beginning with this account at this market."""
-        return _Silent(account, mode, self.book.rules, market, extrapolate=self.book.extrapolate,
-                       funding=self.path.funding, interest=self.interest, strict=self.path.strict)
+        return MarginEngine(account, mode, self.book.rules, market, extrapolate=self.book.extrapolate,
+                            funding=self.path.funding, interest=self.interest, strict=self.path.strict)
 
     def enter(self, mode: MarginMode, entry: int, leverage: float) -> MarginEngine | Outcome:
         """Open the book at the marks of a bar's close: all orders have to be taken together, then they fill one by one
