@@ -70,9 +70,10 @@ class JudgedUnit:
         found = [case.binding() for case in cases]
         if len(found) == 1:
             return found[0]
-        if all(case.profits.ndim == 1 for case in cases):  # one instant, where plain numbers are much faster
-            return found[int(np.argmax([float(case.maintenance) for case in cases]))]
-        sizes = np.stack(np.broadcast_arrays(*(case.maintenance for case in cases)))
+        margins = [case.maintenance for case in cases]
+        if not any(np.ndim(margin) for margin in margins):  # one instant, where plain numbers are much faster
+            return found[int(np.argmax([float(margin) for margin in margins]))]
+        sizes = np.stack(np.broadcast_arrays(*margins))
         first = np.argmax(sizes, axis=0)[None]
         return {
             name: np.take_along_axis(

@@ -64,7 +64,7 @@ class UnitMargin:
         """What each charge adds to the maintenance margin; the parts add up to it. Of MR1, MR2 and MR6 the largest
         counts, and either MR7 alone or the others."""
         c = self.charges
-        if self.profits.ndim == 1:
+        if not any(isinstance(value, np.ndarray) and value.ndim for value in c.values()):
             return self._binding_now()
         stressed = np.greater_equal(self.stress, c["MR7"])
         largest = np.maximum(np.maximum(c["MR1"], c["MR2"]), c["MR6"])

@@ -291,6 +291,27 @@ def test_a_held_position_is_mostly_slept_through(mode: str) -> None:
     assert left.broker._sleeper.slept > 800
 
 
+@pytest.mark.parametrize("rests", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_index_that_falls_silent_is_slept_through_as_it_stood(mode: str, rests: bool) -> None:
+    candles, opens = walk(3, 200, spread=0.0005), 1_758_326_400_000 + 60_000 * np.arange(200)
+    columns = {name: candles[name].to_numpy() for name in ("open", "high", "low", "close", "volume")}
+    columns["index"] = np.where(np.arange(200) < 30, columns["close"], np.nan)
+
+    def play(sleep: bool) -> Any:
+        acts = {3: lambda s: s.buy(size=50)}
+        if rests:
+            acts[5] = lambda s: s.buy(size=1, exectype=bt.Order.Limit, price=50_000.0)
+        made = feeds.make_feed(LINEAR, columns, opens, 60_000, None, "made")
+        return run({}, acts, prepare=lambda cerebro: cerebro.adddata(made), mode=mode, sleep=sleep)
+
+    awake, asleep = play(False), play(True)
+    assert asleep.values == pytest.approx(awake.values, rel=1e-12)
+    assert asleep.broker.engine.control.min_distance == pytest.approx(
+        awake.broker.engine.control.min_distance, rel=1e-9)
+    assert asleep.broker._sleeper.slept > 100
+
+
 @pytest.mark.parametrize("sleep", [False, True])
 @pytest.mark.parametrize("checksubmit", [False, True])
 def test_a_stop_that_joins_while_the_broker_sleeps_is_met_in_its_bar(sleep: bool, checksubmit: bool) -> None:
