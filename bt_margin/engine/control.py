@@ -289,7 +289,7 @@ class RiskControl:
 
     def _stands_as_noted(self, pool: Pool) -> bool:
         """True where nothing has changed since the pool was last looked at, as bar after bar of a still market.
-        What options are worth changes with time alone."""
+        What options are worth changes with time alone; what dated contracts ask for (MR4) only falls with it."""
         noted, market, low = self._noted.get(pool.name), self.now.market, self.min_distance
         self._noted[pool.name] = (pool, market, self.now.rules, low)
         if noted is None or noted[0] is not pool or noted[2] is not self.now.rules or noted[3] != low:

@@ -268,17 +268,17 @@ def _searched(engine: MarginEngine, pool: Pool, path: Ahead, instants: NDArray[n
 
 
 def _as_at(there: Market, at: int, count: int, pool: Pool) -> NDArray[np.bool_]:
-    """The instants, of so many, at which a pool stands as at one of them: those of the same prices, as in a market that
-    stands still; with options, which time alone changes, that one."""
+    """The instants, of so many, at which a pool stands as at one of them, that one always: those of the same prices, as
+    in a market that stands still; with options, which time alone changes, no other."""
+    alone: NDArray[np.bool_] = np.arange(count) == at
     if any(p.instrument.is_option for p in pool.positions):
-        alone: NDArray[np.bool_] = np.arange(count) == at
         return alone
     same = np.ones(count, dtype=bool)
-    for prices in (there.marks, there.lasts, there.indexes, there.forwards):
+    for prices in kinds_of(there):
         for x in prices.values():
             if isinstance(x, np.ndarray):
                 same &= x == x[at]
-    return same
+    return same | alone  # what is no number equals nothing, itself neither
 
 
 def _along(value: Number, path: Ahead) -> Array:

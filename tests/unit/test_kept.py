@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bt_margin.engine.horizon import _as_at
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
@@ -146,6 +147,16 @@ def test_entry_prices_that_are_arrays_are_judged_anew_at_the_same_market() -> No
     first, second = entered([1.0, 1.0, 1.0]), entered([1.0, 1.1, 0.9])
     judge(first, many, RULES)
     assert told(judge(second, many, RULES), 3) == told(judge(second, replace(many), RULES), 3)
+
+
+def test_an_instant_stands_as_it_does_itself_even_where_a_price_is_no_number() -> None:
+    """The search of the lowest distance leaves out what stands as what was searched: it would never end."""
+    prices = np.array([1.0, np.nan, 1.0, 2.0])
+    here = pool("multi-currency", [1], [])
+    assert _as_at(Market(TIME, {BTC: prices}), 1, 4, here).tolist() == [False, True, False, False]
+    assert _as_at(Market(TIME, {BTC: prices}), 0, 4, here).tolist() == [True, False, True, False]
+    dated = pool("multi-currency", [1, 0, 0, 0, 0, 1], [])
+    assert _as_at(Market(TIME, {BTC: prices}), 0, 4, dated).tolist() == [True, False, False, False]
 
 
 def test_what_is_asked_by_name_is_not_taken_for_what_was_asked_before() -> None:
