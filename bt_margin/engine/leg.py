@@ -136,7 +136,10 @@ def may_dip(pool: Pool) -> bool:
     held = {p.instrument.symbol: p.instrument for p in pool.positions}
     held |= {queue.head.symbol: queue.head.instrument for queue in pool.orders.queues}
     kinds = held.values()
-    return any(one.is_option for one in kinds) or (len(kinds) > 1 and any(one.payoff.slope < 0 for one in kinds))
+    if any(one.is_option for one in kinds):
+        return True
+    # a coin-margined contract, or a loan whose margin is the coin, moves with 1 / price
+    return len(kinds) > 1 and any(one.payoff.slope < 0 or (one.is_spot and one.base == pool.currency) for one in kinds)
 
 
 def wide(least: Number, most: Number) -> bool | NDArray[np.bool_]:

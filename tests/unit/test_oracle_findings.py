@@ -11,13 +11,14 @@ from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.builder import parse_time
 from bt_margin.engine.debts import charge_hour
 from bt_margin.engine.engine import MarginEngine
-from bt_margin.engine.leg import LOOKS
+from bt_margin.engine.leg import LOOKS, Leg
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.ledger import EntryKind
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.number import Number
 from bt_margin.modes import borrow, mode_named
-from bt_margin.modes.base import Convert, Pool
+from bt_margin.modes.base import Convert, Pool, judge
 from bt_margin.modes.conversion import convert_collateral, gross, penalty_rate
 from bt_margin.modes.cross import CROSS
 from bt_margin.modes.currencies import lines
@@ -241,6 +242,28 @@ def test_a_pool_that_dips_on_a_wide_leg_and_recovers_is_liquidated_in_the_dip(mo
         assert one.price == pytest.approx(same.price, rel=1e-12)
         assert abs(one.time - same.time) <= 1
     assert told[0].time < TIME + HOUR / 4
+
+
+def test_loans_margined_in_their_coin_dip_as_coin_margined_contracts_do() -> None:
+    """Short BTC/USDT and long ETH/BTC, both margined in bitcoins: what the one gains is convex, the other loses on a
+    straight line."""
+    spot, pair = "BTC/USDT", "ETH/BTC"
+    rules = PAPER.overlay(instruments={pair: {"tiers": [[1_000, 0.02, 0.1, 10]]}}).as_of(TIME, "nearest")
+    account = Account({"BTC": 0.535})
+    for symbol, size, assets, price, way in ((spot, -10.0, 1_000_000.0, 100_000.0, "short"),
+                                             (pair, 310.0, 310.0, 0.04, "long")):
+        owed = 10.0 if way == "short" else 12.4
+        account.adopt(MarginPosition(rules.instrument(symbol), "cross", "net", size, price, 5.0, direction=way,
+                                     margin_currency="BTC", assets=assets, liability=owed))
+    (pool,) = (one for one in CROSS.pools(account) if one.currency == "BTC")
+    start, end = (Market(TIME, prices, prices, {"BTC/USD": prices[spot]})
+                  for prices in ({spot: 100_000.0, pair: 0.04}, {spot: 80_000.0, pair: 0.032}))
+    leg = Leg(start, end, rules, lambda one, market: judge(one, market, rules))
+    gaps = [float(judge(pool, leg.at(share), rules).gap) for share in (0.0, 0.5, 1.0)]
+    assert gaps[1] < 0 < min(gaps[0], gaps[2])
+    met = leg.crossing(pool, 1.0, 0.0)
+    assert float(judge(pool, leg.at(met), rules).gap) == pytest.approx(0.0, abs=1e-9)
+    assert 0.0 < met < 0.5
 
 
 @pytest.mark.parametrize(("swap", "looked"), [(62_900.0, False), (57_200.0, False), (63_100.0, True)])
