@@ -88,7 +88,8 @@ class UnitMargin:
         if stress < c["MR7"]:
             parts["MR7"] = c["MR7"]
             return parts
-        parts[next(name for name in _LARGEST if c[name] >= largest * _TIE)] = largest
+        # what is no number is not as large as itself: it is told as MR1's, and whoever judges by it says so
+        parts[next((name for name in _LARGEST if c[name] >= largest * _TIE), "MR1")] = largest
         return parts | {name: c[name] for name in ("MR3", "MR4", "MR5", "MR9")}
 
 

@@ -282,3 +282,14 @@ def test_the_ledger_alone_rebuilds_the_account() -> None:
     assert again.balances == e.account.balances
     assert again.positions == e.account.positions
     assert again.fund == e.account.fund
+
+
+@pytest.mark.parametrize("mode", ["cross", "multi-currency", "portfolio"])
+def test_a_price_that_is_no_number_is_named_and_takes_no_order(mode: str) -> None:
+    e = engine(mode, cash=20_000.0)
+    trade(e, BTC, "buy", 1, "cross")
+    broken = {**PRICES, **dict.fromkeys((BTC, SPOT), float("nan"))}
+    with pytest.raises(MissingPrice, match="equity is not a number"):
+        e.advance(Market(e.market.time + 1, broken, broken))
+    e.market = Market(e.market.time, broken, broken)
+    assert isinstance(e.accept(order(e, BTC, "sell", 5, "cross", price=61_000.0)), Refusal)
