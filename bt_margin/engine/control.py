@@ -270,10 +270,10 @@ class RiskControl:
         if not holds(pool):
             return
         if not is_straight(pool):
-            now = self._booked_and_hour()
-            if low is None and self._sought.get(pool.name) == now:
-                return  # nothing would end it when last sought: once an hour, and after each booking, is enough
             if low is None:
+                now = self._booked_and_hour()
+                if self._sought.get(pool.name) == now:
+                    return  # nothing would end it when last sought: once an hour, and after each booking, is enough
                 self._sought[pool.name] = now
             if self._stands_as_noted(pool):
                 return

@@ -244,21 +244,16 @@ class LateReport:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LateReport) and (self is other or self.read() == other.read())
 
-    def __reduce__(self) -> tuple[type[LateReport], tuple[Callable[[], AccountReport]]]:
-        return LateReport, (_Ready(self.read()),)
+    def __reduce__(self) -> tuple[Callable[[AccountReport], LateReport], tuple[AccountReport]]:
+        return _ready, (self.read(),)
 
     def __repr__(self) -> str:
         return repr(self.read())
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A report that is there, as something to lay out."""
-
-    report: AccountReport
-
-    def __call__(self) -> AccountReport:
-        return self.report
+def _ready(report: AccountReport) -> LateReport:
+    """A report that is laid out already."""
+    return LateReport(lambda: report)
 
 
 def ratio(equity: float, requirement: float) -> float | None:
