@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_margin.engine.clock import due_events
-from bt_margin.engine.leg import kinds_of, may_dip, says_how_far, wide
+from bt_margin.engine.leg import may_dip, says_how_far, wide
 from bt_margin.errors import InputError
 from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
@@ -210,7 +210,7 @@ def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, J
 def _wide(path: Ahead) -> NDArray[np.bool_]:
     """Bars with a leg that is looked at on its way: nobody knows here in which order the extremes come."""
     found = np.zeros(len(path.closes), dtype=bool)
-    for symbol, price in (row for kind in kinds_of(path.market) for row in kind.items()):
+    for symbol, price in (row for kind in path.market.kinds for row in kind.items()):
         if isinstance(price, np.ndarray) and says_how_far(symbol):
             points = price.reshape(path.points, -1)
             found |= wide(np.minimum.reduce(points), np.maximum.reduce(points))
@@ -274,7 +274,7 @@ def _as_at(there: Market, at: int, count: int, pool: Pool) -> NDArray[np.bool_]:
     if any(p.instrument.is_option for p in pool.positions):
         return alone
     same = np.ones(count, dtype=bool)
-    for prices in kinds_of(there):
+    for prices in there.kinds:
         for x in prices.values():
             if isinstance(x, np.ndarray):
                 same &= x == x[at]

@@ -10,7 +10,7 @@ A dip and recovery between two looks stays unseen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class Leg:
         return self._wide
 
     def _find_wide(self) -> bool:
-        for first, last in zip(kinds_of(self.start), kinds_of(self.end), strict=True):
+        for first, last in zip(self.start.kinds, self.end.kinds, strict=True):
             if first is last:
                 continue
             for symbol, price in last.items():
@@ -154,8 +154,3 @@ def _gap(judged: Judgement, level: float) -> Number:
 def says_how_far(symbol: str) -> bool:
     """True for a price that says how far its coin moves: that of an option leaves it to its coin's."""
     return parse_kind(symbol) is not Kind.OPTION
-
-
-def kinds_of(market: Market) -> tuple[Mapping[str, Number], ...]:
-    """All prices, kind by kind."""
-    return market.marks, market.lasts, market.indexes, market.forwards

@@ -40,6 +40,11 @@ class Market:
         """The time, or those of the instants: what options have left is measured from it."""
         return self.time if self.times is None else self.times
 
+    @property
+    def kinds(self) -> tuple[Mapping[str, Number], ...]:
+        """All prices, kind by kind."""
+        return self.marks, self.lasts, self.indexes, self.forwards
+
     def mark(self, symbol: str) -> Number:
         """The mark price; stands in: the last trade of the same symbol."""
         price = self.marks.get(symbol)
@@ -143,8 +148,7 @@ class Market:
 
     def same_prices(self, other: Market) -> bool:
         """True where all prices are those of another instant."""
-        return (self.marks, self.lasts, self.indexes, self.forwards) == (
-            other.marks, other.lasts, other.indexes, other.forwards)
+        return self.kinds == other.kinds
 
     def one(self, instant: int, time: int) -> Market:
         """One of many instants, its prices floats, at a time."""

@@ -91,7 +91,7 @@ def lowest_gaps(pool: Pool, low: float | None, path: Market, rules: Rules) -> ND
     Raises InputError where one of the instants leads beyond what the rules know.
     """
     moves = _looks(low)
-    count = max((len(x) for prices in (path.marks, path.lasts, path.indexes, path.forwards) for x in prices.values()
+    count = max((len(x) for prices in path.kinds for x in prices.values()
                  if isinstance(x, np.ndarray)), default=1)
     lowest = np.full(count, np.inf)
     together = max(1, _TOGETHER // count)
