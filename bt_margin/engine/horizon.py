@@ -7,7 +7,7 @@ point of its path. What is in doubt is not quiet: the exact way decides there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from bt_margin.engine.clock import due_events
 from bt_margin.engine.leg import may_dip, says_how_far, wide
 from bt_margin.errors import InputError
-from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
 from bt_margin.model.moment import HOUR
+from bt_margin.model.number import along
 from bt_margin.modes import currencies
 from bt_margin.modes.base import Judgement, Pool, judge
 from bt_margin.modes.distance import distance, holds, is_straight, lowest_gaps, straight
@@ -52,7 +52,12 @@ class Ahead:
     def instants(self, start: int, end: int) -> NDArray[np.intp]:
         """Where the bars [start, end) are among the instants."""
         width = len(self.closes)
-        return np.arange(self.points * width).reshape(self.points, width)[:, start:end].ravel()
+        return np.arange(self.count).reshape(self.points, width)[:, start:end].ravel()
+
+    @property
+    def count(self) -> int:
+        """How many instants."""
+        return self.points * len(self.closes)
 
     def first(self, bars: int) -> Ahead:
         """The same over fewer bars."""
@@ -87,34 +92,36 @@ class Stretch:
     def lows(self) -> Array:
         """The lowest ratio of all pools in each bar; NaN where nothing is required."""
         width = len(self.ahead.closes)
-        lows = np.full(width, np.nan)
-        for _, judged in self.pools:
-            lows = np.fmin(lows, np.fmin.reduce(self._ratios(judged).reshape(self.ahead.points, width)))
-        return lows
+        lows = [np.fmin.reduce(self._ratios(judged).reshape(-1, width)) for _, judged in self.pools]
+        return np.fmin.reduce(lows) if lows else np.full(width, np.nan)
 
     def closing_ratios(self) -> Array:
         """The lowest ratio of all pools at each close; NaN where nothing is required."""
-        lows = np.full(len(self.ahead.closes), np.nan)
-        for _, judged in self.pools:
-            lows = np.fmin(lows, self._ratios(judged)[self.ahead.at_close])
-        return lows
+        lows = [self._ratios(judged)[self.ahead.at_close] for _, judged in self.pools]
+        return np.fmin.reduce(lows) if lows else np.full(len(self.ahead.closes), np.nan)
 
     def _ratios(self, judged: Judgement) -> Array:
-        equity, requirement = (_along(x, self.ahead) for x in (judged.equity, judged.requirement))
+        equity, requirement = (along(x, self.ahead.count) for x in (judged.equity, judged.requirement))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(requirement > 0, equity / requirement, np.nan)
 
 
-def look_ahead(engine: MarginEngine, path: Ahead) -> Stretch | None:
-    """The quiet bars at the beginning of `path`, as the account stands; None where there are too few."""
-    if not engine.control.settled or len(path.closes) < FEWEST:
+def look_ahead(engine: MarginEngine, closes: NDArray[np.int64], first: Callable[[int], Ahead]) -> Stretch | None:
+    """The quiet bars among the next ones, as the account stands; None where there are too few.
+
+    `closes`: when the next bars close (ms), `first`: so many of them as instants.
+    """
+    if not engine.control.settled:
         return None
     try:
         owing = engine.mode.whole and _costs_interest(engine, engine.market)
-        path = path.first(_undisturbed(engine, path, owing))
+        bars = _undisturbed(engine, closes, owing)
+        if bars < FEWEST:
+            return None
+        path = first(bars)
         if engine.mode.whole and not owing and _costs_interest(engine, path.market):
             owing = True
-            path = path.first(_undisturbed(engine, path, owing))
+            path = path.first(_undisturbed(engine, path.closes, owing))
         if len(path.closes) < FEWEST or (owing and not engine.account.borrowing.auto):
             return None  # what is owed may have to be repaid at any price
         while len(path.closes) >= FEWEST:
@@ -144,7 +151,7 @@ def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: in
         if not holds(pool):
             continue
         if is_straight(pool):
-            away = np.fmin.reduce(_along(straight(pool, judged, path.market), path)[instants])
+            away = np.fmin.reduce(along(straight(pool, judged, path.market), path.count)[instants])
             low = min(low, float(away)) if away == away else low
         else:
             low = _searched(engine, pool, path, instants, low)
@@ -154,22 +161,22 @@ def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: in
 # -- what ends a stretch ----------------------------------------------------------------------------------------------
 
 
-def _undisturbed(engine: MarginEngine, path: Ahead, owing: bool) -> int:
+def _undisturbed(engine: MarginEngine, closes: NDArray[np.int64], owing: bool) -> int:
     """How many bars come before a clock event or another day's rules."""
-    bars = _same_rules(engine, path)
+    bars = _same_rules(engine, closes)
     account = engine.account
     if not bars or not (engine.at_risk or account.orders or owing):
         return bars
     due = due_events(account, engine.funding, engine.deleveraging, engine.rules, engine.market.time,
-                     int(path.closes[bars - 1]), engine.mode.whole and owing)
-    return min(bars, int(np.searchsorted(path.closes, due[0][0]))) if due else bars
+                     int(closes[bars - 1]), engine.mode.whole and owing)
+    return min(bars, int(closes.searchsorted(due[0][0]))) if due else bars
 
 
-def _same_rules(engine: MarginEngine, path: Ahead) -> int:
+def _same_rules(engine: MarginEngine, closes: NDArray[np.int64]) -> int:
     def same(bar: int) -> bool:
-        return engine.rules_at(int(path.closes[bar])) is engine.rules
+        return engine.rules_at(int(closes[bar])) is engine.rules
 
-    low, high = 0, len(path.closes)
+    low, high = 0, len(closes)
     if high and same(high - 1):
         return high
     while low < high:
@@ -188,12 +195,10 @@ def _costs_interest(engine: MarginEngine, market: Market) -> bool:
 
 def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:
     """Bars before the first in which a pool comes near the level that it would be told of, or leaves it."""
-    quiet = np.ones(path.points * len(path.closes), dtype=bool)
-    if any(may_dip(pool) for pool, _ in pools):
-        quiet &= np.tile(~_wide(path), path.points)
+    quiet = np.ones(path.count, dtype=bool)
     for pool, judged in pools:
         levels = engine.rules.liquidation
-        equity, requirement = (_along(x, path) for x in (judged.equity, judged.requirement))
+        equity, requirement = (along(x, path.count) for x in (judged.equity, judged.requirement))
         warning = requirement * levels.warning_ratio
         if engine.control.warned(pool.name):
             level = requirement * levels.liquidation_ratio
@@ -202,9 +207,11 @@ def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, J
             nothing = (requirement == 0) & (equity == equity)  # long options by themselves
             quiet &= (equity - warning > NEAR * warning) | nothing  # false where either is no number
         if engine.account.orders:
-            quiet &= _along(pool.mode.spare(pool, path.market, engine.rules), path) > NEAR * np.abs(equity)
-    loud = np.flatnonzero(~np.logical_and.reduce(quiet.reshape(path.points, -1)))
-    return int(loud[0]) if len(loud) else len(path.closes)
+            quiet &= along(pool.mode.spare(pool, path.market, engine.rules), path.count) > NEAR * np.abs(equity)
+    calm = np.logical_and.reduce(quiet.reshape(path.points, -1))
+    if any(may_dip(pool) for pool, _ in pools):
+        calm &= ~_wide(path)
+    return len(calm) if calm.all() else int(calm.argmin())
 
 
 def _wide(path: Ahead) -> NDArray[np.bool_]:
@@ -225,7 +232,7 @@ def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tu
         if not holds(pool):
             continue
         if is_straight(pool):
-            found = ~np.isnan(_along(straight(pool, judged, path.market), path)).reshape(path.points, width)
+            found = ~np.isnan(along(straight(pool, judged, path.market), path.count)).reshape(path.points, width)
             bars = np.flatnonzero(np.logical_or.reduce(found))
         else:
             hours = np.column_stack([path.opens, path.closes]).ravel() // HOUR
@@ -235,7 +242,7 @@ def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tu
                 closing[:] = 1
             at = np.where(closing == 1, (path.points - 1) * width, 0) + bars
             gaps = lowest_gaps(pool, None, path.market.some(at), engine.rules) if len(at) else np.empty(0)
-            bars = bars[np.broadcast_to(gaps, at.shape) <= 0]
+            bars = bars[along(gaps, len(at)) <= 0]
         if len(bars):
             width = min(width, int(bars[0]))
     return width
@@ -255,7 +262,7 @@ def _searched(engine: MarginEngine, pool: Pool, path: Ahead, instants: NDArray[n
     left = np.ones(len(instants), dtype=bool)
     while True:
         try:
-            gaps = np.where(left, np.broadcast_to(lowest_gaps(pool, low, there, rules), left.shape), np.inf)
+            gaps = np.where(left, along(lowest_gaps(pool, low, there, rules), len(left)), np.inf)
         except InputError:  # a look leads beyond the rules: each instant for itself, as the exact way does
             found = [away for at in np.flatnonzero(left) if (away := search(int(at))) is not None]
             return min([low, *found])
@@ -279,7 +286,3 @@ def _as_at(there: Market, at: int, count: int, pool: Pool) -> NDArray[np.bool_]:
             if isinstance(x, np.ndarray):
                 same &= x == x[at]
     return same | alone  # what is no number equals nothing, itself neither
-
-
-def _along(value: Number, path: Ahead) -> Array:
-    return np.broadcast_to(np.asarray(value, dtype=np.float64), (path.points * len(path.closes),))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.instrument import Kind
 from bt_margin.model.market import Market, parse_kind
-from bt_margin.model.number import Number
+from bt_margin.model.number import Number, along
 from bt_margin.modes.base import Judgement, Pool, judge
 from bt_margin.modes.reach import close_in
 from bt_margin.rules.book import Rules
@@ -99,7 +99,7 @@ class Leg:
         """Equity above `level` at some shares of the way, as far as the first at or below zero at least."""
         try:
             judged = judge(pool, self.start.toward(self.end, shares), self.rules)
-            return np.broadcast_to(_gap(judged, level), shares.shape)
+            return along(_gap(judged, level), len(shares))
         except InputError:  # somewhere on the way the rules end
             gaps = np.full(len(shares), math.inf)
             for place, share in enumerate(shares.tolist()):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from bt_margin.errors import InputError, NotSupported
@@ -48,6 +48,7 @@ class SymbolParts:
     right: str = ""  # C or P
 
 
+@lru_cache(maxsize=4096)
 def is_symbol(text: str) -> bool:
     """True when `text` has the form of a unified symbol."""
     return _SYMBOL.fullmatch(text) is not None

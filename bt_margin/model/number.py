@@ -37,3 +37,10 @@ def smaller(a: Number, b: Number) -> Number:
 def anywhere(truth: bool | NDArray[np.bool_]) -> bool:
     """True where it is true at one of the instants."""
     return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
+
+
+def along(value: Number, count: int) -> NDArray[np.float64]:
+    """One value, or what is many already, as an array over so many instants; ValueError where there are others."""
+    if isinstance(value, np.ndarray) and value.shape == (count,):
+        return value
+    return np.full(count, value, dtype=np.float64)

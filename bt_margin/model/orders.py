@@ -311,11 +311,12 @@ class Orders:
     """Resting orders, by queue. A value: what changes it makes another, and equal ones hold the same orders in the same
     order of arrival."""
 
-    __slots__ = ("_arrived", "_queues")
+    __slots__ = ("_arrived", "_plus", "_queues")
 
     def __init__(self, queues: dict[QueueKey, Queue] | None = None, arrived: int = 0) -> None:
         self._queues = queues or {}
         self._arrived = arrived
+        self._plus: tuple[Order, Orders] | None = None  # what came of the last order that was tried
 
     @classmethod
     def of(cls, *orders: Order) -> Orders:
@@ -356,8 +357,10 @@ class Orders:
         return next((order for queue in self.queues for order in queue.orders if order.id == order_id), None)
 
     def plus(self, order: Order) -> Orders:
-        """With one more, the last to arrive."""
-        return self._with(order, self._arrived + 1)
+        """With one more, the last to arrive: the very same for the very same order, which is tried before it rests."""
+        if self._plus is None or self._plus[0] is not order:
+            self._plus = (order, self._with(order, self._arrived + 1))
+        return self._plus[1]
 
     def exchanged(self, former: Order, order: Order) -> Orders:
         """With one in the place of another."""

@@ -7,7 +7,7 @@ below 3, liquidation at or below 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from operator import is_
@@ -101,6 +101,34 @@ class Pool:
             else:
                 left.append(position)
         return replace(self, positions=tuple(left), holdings=holdings)
+
+
+_CUT: dict[tuple[str, str], Pool] = {}
+
+
+def as_cut(pool: Pool) -> Pool:
+    """A pool of an account, or the one that was cut last under its name where that is of the very same parts: an order
+    that was tried now rests, and all that was found for the pool stands."""
+    name = pool.mode.name, pool.name
+    last = _CUT.get(name)
+    if last is None or not (
+        last.cash is pool.cash and last.orders is pool.orders and _are(last.positions, pool.positions)
+        and (last.holdings is pool.holdings or _same_money(last.holdings, pool.holdings))
+    ):
+        last = _CUT[name] = pool
+    return last
+
+
+def _are(ones: Collection[object], others: Collection[object]) -> bool:
+    """True where they are the very same objects: numbers may be arrays over instants, which have no one equality."""
+    return len(ones) == len(others) and all(map(is_, ones, others))
+
+
+def _same_money(one: Holdings | None, other: Holdings | None) -> bool:
+    return one is not None and other is not None and all(
+        list(a) == list(b) and _are(a.values(), b.values())
+        for a, b in ((one.balances, other.balances), (one.accrued, other.accrued))
+    ) and (one.borrowing, one.spot_use, one.option_value) == (other.borrowing, other.spot_use, other.option_value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,19 +227,21 @@ Answer = TypeVar("Answer")
 
 
 def remembers_last(ask: Callable[Concatenate[Pool, There], Answer]) -> Callable[Concatenate[Pool, There], Answer]:
-    """A question that keeps its last answer for the very same pool, and market and rules where it takes them: it is
-    asked again in turn. Arguments are given by place; named ones are asked anew."""
-    last: list[tuple[Pool, tuple[object, ...], Answer]] = []
+    """A question that keeps its last answers, two, for the very same pool, and market and rules where it takes them: it
+    is asked again in turn, of the present and of what may come. Arguments are given by place; named ones are asked
+    anew."""
+    last: tuple[tuple[Pool, tuple[object, ...], Answer], ...] = ()
 
     @wraps(ask)
     def answer(pool: Pool, /, *there: There.args, **no: There.kwargs) -> Answer:
-        if last and not no:
-            known, where, found = last[0]
-            if known is pool and len(where) == len(there) and all(map(is_, where, there)):
-                return found
+        nonlocal last
+        if not no:
+            for known, where, found in last:
+                if known is pool and len(where) == len(there) and all(map(is_, where, there)):
+                    return found
         found = ask(pool, *there, **no)
         if not no:
-            last[:] = [(pool, there, found)]
+            last = ((pool, there, found), *last[:1])
         return found
 
     return answer

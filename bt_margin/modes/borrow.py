@@ -35,7 +35,7 @@ def available_equity(equity: Number, frozen: Number) -> Number:
 def potential_borrow(equity: Number, frozen: Number) -> Number:
     """What is owed already plus what open orders would make owed: |min(0, equity - frozen)|; rounding owes nothing."""
     short = frozen - equity
-    rounding = ROUNDING * (np.abs(frozen) + np.abs(equity))
+    rounding = ROUNDING * (larger(frozen, -frozen) + larger(equity, -equity))
     if not isinstance(short, np.ndarray):
         return short if short > rounding else 0.0
     return np.where(short > rounding, short, 0.0)

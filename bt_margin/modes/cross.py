@@ -16,7 +16,7 @@ from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import ladder, options, spot_margin
-from bt_margin.modes.base import MarginMode, Pool, remembers_last
+from bt_margin.modes.base import MarginMode, Pool, as_cut, remembers_last
 from bt_margin.modes.exposure import Exposure
 from bt_margin.modes.kept import Kept
 from bt_margin.modes.valuation import margin_of, order_initial, taker, value_of
@@ -36,14 +36,14 @@ def pools(account: Account) -> Iterable[Pool]:
         *orders.currencies(),
     }
     for currency in sorted(currencies):
-        yield Pool(
+        yield as_cut(Pool(
             currency,
             CROSS,
             currency,
             account.balance(currency),
             tuple(p for p in positions if p.currency == currency),
             orders.paid_in(currency),
-        )
+        ))
 
 
 def pooled_orders(account: Account) -> Orders:

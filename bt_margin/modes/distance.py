@@ -12,6 +12,7 @@ from bt_margin.errors import InputError
 from bt_margin.model.instrument import Number
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.number import along
 from bt_margin.modes import spot_margin
 from bt_margin.modes.base import Judgement, Pool, judge
 from bt_margin.modes.options import moved
@@ -99,7 +100,7 @@ def lowest_gaps(pool: Pool, low: float | None, path: Market, rules: Rules) -> ND
         some = moves[first:first + together]
         there = path.some(np.tile(np.arange(count), len(some)))
         gaps = judge(pool, moved(there, pool.positions, np.repeat(some, count)), rules).gap
-        lowest = np.minimum(lowest, np.broadcast_to(gaps, (len(some) * count,)).reshape(len(some), count).min(axis=0))
+        lowest = np.minimum(lowest, along(gaps, len(some) * count).reshape(len(some), count).min(axis=0))
     return lowest
 
 

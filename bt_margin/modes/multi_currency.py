@@ -21,7 +21,7 @@ from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere, smaller
 from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import borrow, conversion, cross, currencies, ladder
-from bt_margin.modes.base import MarginMode, Pool, judge
+from bt_margin.modes.base import MarginMode, Pool, as_cut, judge
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -38,7 +38,8 @@ def pools(account: Account) -> Iterable[Pool]:
                 f"{position.symbol}: multi-currency margin has no cross loans, a debt is a negative balance; "
                 "put its assets and its liability among the balances"
             )
-    yield Pool(NAME, MULTI_CURRENCY, "USD", 0.0, positions, cross.pooled_orders(account), currencies.holdings(account))
+    money = currencies.holdings(account)
+    yield as_cut(Pool(NAME, MULTI_CURRENCY, "USD", 0.0, positions, cross.pooled_orders(account), money))
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:

@@ -18,7 +18,7 @@ from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere
 from bt_margin.modes import borrow, conversion, cross, currencies, ladder
-from bt_margin.modes.base import MarginMode, Pool
+from bt_margin.modes.base import MarginMode, Pool, as_cut
 from bt_margin.modes.judged_units import judged_units
 from bt_margin.modes.multi_currency import early_cancellation, early_spare
 from bt_margin.modes.portfolio_ladder import basis_pairs, dynamic_delta_hedge, general_reduction, stablecoin_hedge
@@ -42,7 +42,7 @@ def pools(account: Account) -> Iterable[Pool]:
         if position.side != "net":
             raise NotSupported(f"{position.symbol}: portfolio margin is one-way; give position_side net")
     money = replace(currencies.holdings(account), spot_use=account.spot_use, option_value=True)
-    yield Pool(NAME, PORTFOLIO, "USD", 0.0, positions, cross.pooled_orders(account), money)
+    yield as_cut(Pool(NAME, PORTFOLIO, "USD", 0.0, positions, cross.pooled_orders(account), money))
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:

@@ -344,11 +344,18 @@ class AccountBroker(BackBroker):
     getvalue = get_value
 
     def get_fundvalue(self) -> float:
-        if self._asleep is None and not self.margined:
+        asleep = self._asleep
+        if asleep is not None and asleep.at >= asleep.first:
+            return asleep.values[asleep.at - asleep.first] / float(self._fundshares)
+        if not self.margined:
             return super().get_fundvalue()  # type: ignore[no-any-return]
         return self.get_value() / self._fundshares if self._engine is not None else float(self._fundval)
 
     fundvalue = property(get_fundvalue)
+
+    def get_notification(self) -> Any:
+        """As the stock broker; asked on every bar, nearly always in vain, which is no case for an exception."""
+        return self.notifs.popleft() if self.notifs else None
 
     def get_leverage(self) -> float:
         if not self.margined:
@@ -401,18 +408,18 @@ class AccountBroker(BackBroker):
                 sleeper.show(self.bars, asleep.at)
                 asleep.engine.catch_up = self._to_the_present
 
-    def _wake(self) -> None:
-        """No more bars are slept through, whatever was ahead."""
+    def _wake(self) -> bool:
+        """No more bars are slept through, whatever was ahead. True where the bars that were looked at have run out."""
         self._to_the_present()
         asleep, self._asleep, self._stirred = self._asleep, None, False
         if asleep is None or self._sleeper is None:
-            return
+            return False
         slept = asleep.at + 1 - asleep.first
         if slept:
             self._value, self._available = asleep.values[slept - 1], asleep.cash[slept - 1]
             self._fundval = self._value / self._fundshares
         asleep.engine.catch_up = None
-        self._sleeper.woke(slept)
+        return self._sleeper.woke(slept, asleep.stretch.bars)
 
     def _revalue(self) -> None:
         engine = self.engine

@@ -241,11 +241,16 @@ class MarginBroker(AccountBroker):
         asleep = self._asleep
         if asleep is not None:  # what every bar asks, so cheaply
             stirred, self._stirred, at = self._stirred, False, asleep.clock._idx
-            if not (at > asleep.last or self.submitted or self._toactivate or self._cash_addition or self._joined
+            if not (self.submitted or self._toactivate or self._cash_addition or self._joined
                     or len(asleep.booked) + len(asleep.said) != asleep.count or (stirred and not asleep.unchanged)):
-                asleep.at, self._bar_low = at, None
-                return
-            self._wake()  # the stretch has ended with the bar before
+                if at <= asleep.last:
+                    asleep.at, self._bar_low = at, None
+                    return
+                if self._wake() and self._sleeps_from_here():
+                    self._bar_low = None
+                    return
+            else:
+                self._wake()  # the stretch has ended with the bar before
         if not self.margined:
             super().next()
             return
@@ -299,8 +304,12 @@ class MarginBroker(AccountBroker):
             return False  # what rests in this bar is told to the venue at its close
         self.engine.judge_changes()
         self._teller.tell()
+        return self._sleeps_from_here()
+
+    def _sleeps_from_here(self) -> bool:
+        """Look ahead; true where the broker sleeps through what is left of the present bar, or all of it."""
         self._look_ahead(0)
-        if self._asleep is None:
+        if self._asleep is None or self._sleeper is None:
             return False
         self._asleep.at = self._sleeper.at
         return True

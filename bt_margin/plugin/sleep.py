@@ -20,6 +20,7 @@ from bt_margin.engine.engine import MarginEngine
 from bt_margin.engine.horizon import Ahead, Stretch, look_ahead
 from bt_margin.model.instrument import Kind, Number, is_symbol
 from bt_margin.model.market import STABLECOINS, parse_kind
+from bt_margin.model.number import along
 from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import available, total_equity
 from bt_margin.modes.base import Pool, judge
@@ -134,7 +135,7 @@ class Asleep:
         return available(judge(pool, self.closing, self.engine.rules))
 
     def _each(self, value: Number) -> Array:
-        return np.broadcast_to(np.asarray(value, dtype=np.float64), self.stretch.ahead.closes.shape)
+        return along(value, len(self.stretch.ahead.closes))
 
     @cached_property
     def lows(self) -> Array:
@@ -245,23 +246,30 @@ class Sleeper:
         found, first = None, at + skip
         end = self._end(first, pending, until)
         if end - first > 1:
-            ahead = self._ahead(engine, slice(first, end))
-            stretch = look_ahead(engine, ahead)
+            stretch = look_ahead(engine, self.closes[first:end],
+                                 lambda bars: self._ahead(engine, slice(first, first + bars)))
             if stretch is not None:
-                whole = stretch.bars == len(ahead.closes) == self._width
-                self._width = min(LONGEST, 4 * self._width) if whole else max(SHORTEST, 2 * stretch.bars)
                 found = Asleep(engine, stretch, first, self.currency, self.floor, self.clock)
         if found is None:
             self._in_vain()
         return found
 
-    def woke(self, slept: int) -> None:
-        """Somebody stirred after so many bars: looking ahead is worth it only where some bars pass."""
+    def woke(self, slept: int, quiet: int) -> bool:
+        """The broker woke after so many of the quiet bars: a look ahead is worth it only where some pass, and as far as
+        they do. True where nothing but the end of the look has woken it."""
         self.slept += slept
+        on = slept == quiet == self._width
         if slept < 4:
             self._in_vain()
-        else:
-            self._patience = 1
+            return on
+        self._patience = 1
+        if on:
+            self._width = min(LONGEST, 4 * self._width)
+        elif slept == quiet:
+            self._width = max(SHORTEST, 2 * quiet)
+        else:  # somebody stirred, and may again after about as many
+            self._width = max(SHORTEST, (self._width + 2 * slept) // 2)
+        return on
 
     def _in_vain(self) -> None:
         self._next = self.at + 1 + self._patience

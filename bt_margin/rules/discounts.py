@@ -78,7 +78,7 @@ class DiscountRow:
         scale = usd if self.unit == "usd" else 1.0
         size = amount * scale
         counted: Any = 0.0 * size
-        lower, largest = 0.0, float(np.max(size, initial=0.0)) if isinstance(size, np.ndarray) else size
+        lower, largest = 0.0, float(size.max(initial=0.0)) if isinstance(size, np.ndarray) else size
         for bound, rate in self.tiers:
             counted = counted + rate * smaller(larger(size - lower, 0.0), bound - lower)
             lower = bound

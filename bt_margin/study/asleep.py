@@ -21,6 +21,7 @@ from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.account import Account, Position
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
+from bt_margin.model.number import along
 from bt_margin.modes import borrow, currencies
 from bt_margin.modes.assess import account_pools
 from bt_margin.modes.base import MarginMode, Pool, judge
@@ -153,7 +154,7 @@ class Stretch:
             market = self._market(slice(self.begin, self.begin + reach))
             for pool in self.pools:
                 judged = judge(self._with_flows(pool, lambda flow: flow[:reach]), market, self.rules)
-                found.append((_along(judged.equity, reach), _along(judged.requirement, reach)))
+                found.append((along(judged.equity, reach), along(judged.requirement, reach)))
             if self._interest is not None:
                 found = [(e - (self._interest[:reach] if p.holdings is not None else 0.0), r)
                          for p, (e, r) in zip(self.pools, found, strict=True)]
@@ -216,7 +217,7 @@ class Stretch:
                 dips[first - self.begin] = True
                 return dips
             owed = 0.0 if pool.holdings is None or self._interest is None else self._interest[here]
-            equity, requirement = (_along(x, len(share)) for x in (judged.equity - owed, judged.requirement))
+            equity, requirement = (along(x, len(share)) for x in (judged.equity - owed, judged.requirement))
             safe = (equity - level * requirement > HAIR * requirement) | (requirement == 0)
             dips[np.tile(np.repeat(first, LOOKS - 1), len(ways))[~safe] - self.begin] = True
         return dips
@@ -264,7 +265,7 @@ class Stretch:
             for shift in shifts:
                 try:
                     gap = judge(there, moved(market, pool.positions, shift), self.rules).gap
-                    near |= _along(gap, len(where)) < owed
+                    near |= along(gap, len(where)) < owed
                 except InputError:  # beyond what the rules know: every point is measured
                     near[:] = True
             where = where[near]
@@ -293,7 +294,3 @@ class Stretch:
         return Market(market.time, {k: float(v[0]) for k, v in market.marks.items()},  # type: ignore[index]
                       {k: float(v[0]) for k, v in market.lasts.items()},  # type: ignore[index]
                       {k: float(v[0]) for k, v in market.indexes.items()}, market.strict)  # type: ignore[index]
-
-
-def _along(value: Any, count: int) -> Floats:
-    return np.broadcast_to(np.asarray(value, dtype=float), (count,))
