@@ -8,7 +8,7 @@ point of its path. What is in doubt is not quiet: the exact way decides there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,10 +69,9 @@ class Ahead:
     def ends(self, bar: int, before: Market) -> tuple[Market, Market]:
         """The markets at a bar's open and close, after another."""
         width, time = len(self.closes), int(self.closes[bar])
-        opening = replace(self.market.one(bar, int(self.opens[bar])), index_times=before.index_times)
+        opening = self.market.one(bar, int(self.opens[bar]), before.index_times)
         heard = {**before.index_times, **dict.fromkeys(self.index_pairs, time)}
-        closing = replace(self.market.one((self.points - 1) * width + bar, time), index_times=heard)
-        return opening, closing
+        return opening, self.market.one((self.points - 1) * width + bar, time, heard)
 
     @property
     def at_close(self) -> slice:
@@ -227,7 +226,7 @@ def _wide(path: Ahead) -> NDArray[np.bool_]:
 def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:
     """Bars before the first at which some move of the market would end a pool, where so far none would. It is sought at
     every instant in closed form, else where an hour begins, as the engine does."""
-    width = len(path.closes)
+    first = width = len(path.closes)
     for pool, judged in pools:
         if not holds(pool):
             continue
@@ -235,17 +234,18 @@ def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tu
             found = ~np.isnan(along(straight(pool, judged, path.market), path.count)).reshape(path.points, width)
             bars = np.flatnonzero(np.logical_or.reduce(found))
         else:
-            hours = np.column_stack([path.opens, path.closes]).ravel() // HOUR
-            begins = np.flatnonzero(np.diff(hours, prepend=engine.market.time // HOUR))
-            bars, closing = np.divmod(begins, 2)
+            hours = np.empty(2 * width + 1, dtype=np.int64)  # of now, and of opens and closes by turns
+            hours[0], hours[1::2], hours[2::2] = engine.market.time, path.opens, path.closes
+            hours //= HOUR
+            bars, closing = np.divmod(np.flatnonzero(hours[1:] != hours[:-1]), 2)
             if path.points == 1:
                 closing[:] = 1
-            at = np.where(closing == 1, (path.points - 1) * width, 0) + bars
+            at = bars + (path.points - 1) * width * closing
             gaps = lowest_gaps(pool, None, path.market.some(at), engine.rules) if len(at) else np.empty(0)
             bars = bars[along(gaps, len(at)) <= 0]
         if len(bars):
-            width = min(width, int(bars[0]))
-    return width
+            first = min(first, int(bars[0]))
+    return first
 
 
 # -- distances --------------------------------------------------------------------------------------------------------

@@ -150,14 +150,14 @@ class Market:
         """True where all prices are those of another instant."""
         return self.kinds == other.kinds
 
-    def one(self, instant: int, time: int) -> Market:
-        """One of many instants, its prices floats, at a time."""
+    def one(self, instant: int, time: int, heard: Mapping[str, int] | None = None) -> Market:
+        """One of many instants, its prices floats, at a time. `heard`: when each index was heard of, else as here."""
 
         def of(prices: Mapping[str, Number]) -> dict[str, Number]:
             return {key: float(x[instant]) if isinstance(x, np.ndarray) else x for key, x in prices.items()}
 
-        return replace(self, time=time, times=None, marks=of(self.marks), lasts=of(self.lasts),
-                       indexes=of(self.indexes), forwards=of(self.forwards))
+        return Market(time, of(self.marks), of(self.lasts), of(self.indexes), self.strict, self.stand_ins,
+                      of(self.forwards), self.index_times if heard is None else heard)
 
     def some(self, instants: NDArray[np.intp] | slice) -> Market:
         """Some of many instants."""
@@ -165,8 +165,8 @@ class Market:
         def of(prices: Mapping[str, Number]) -> dict[str, Number]:
             return {key: x[instants] if isinstance(x, np.ndarray) else x for key, x in prices.items()}
 
-        return replace(self, times=None if self.times is None else self.times[instants], marks=of(self.marks),
-                       lasts=of(self.lasts), indexes=of(self.indexes), forwards=of(self.forwards))
+        return Market(self.time, of(self.marks), of(self.lasts), of(self.indexes), self.strict, self.stand_ins,
+                      of(self.forwards), self.index_times, None if self.times is None else self.times[instants])
 
     def toward(self, other: Market, share: Number) -> Market:
         """The instant `share` of the way to `other`, or those of many shares: all prices move in a straight line.

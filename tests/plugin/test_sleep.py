@@ -291,6 +291,29 @@ def test_a_held_position_is_mostly_slept_through(mode: str) -> None:
     assert left.broker._sleeper.slept > 800
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_where_a_look_ahead_runs_out_the_broker_sleeps_on(mode: str) -> None:
+    """Of a day of minutes only those go the exact way in which the account begins, or funding falls due."""
+    data = walk(3, 1_400, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=1_400, freq="1min"))
+    left = run({LINEAR: data}, {1: lambda s: s.buy(size=20)}, freqs={LINEAR: "1m"}, mode=mode)
+    assert left.broker._sleeper.slept == 1_400 - 3
+
+
+def test_a_look_reaches_about_as_far_as_somebody_lets_the_broker_sleep() -> None:
+    """Orders every 200 bars, over days in which nothing else happens: thousands of bars need not be judged for them."""
+    data = walk(3, 6_000, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=6_000, freq="1min"))
+    widths: list[int] = []
+
+    def act(strategy: Any) -> None:
+        widths.append(strategy.broker._sleeper._width)
+        strategy.close() if strategy.position else strategy.buy(size=20)
+
+    left = run({LINEAR: data}, dict.fromkeys(range(200, 6_000, 200), act), freqs={LINEAR: "1m"})
+    assert left.broker._sleeper.slept > 5_900
+    assert all(64 <= width <= 1_600 for width in widths)
+    assert sum(width >= 200 for width in widths) > len(widths) / 2
+
+
 @pytest.mark.parametrize("rests", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_an_index_that_falls_silent_is_slept_through_as_it_stood(mode: str, rests: bool) -> None:

@@ -185,3 +185,41 @@ def test_an_answer_that_took_long_is_none_for_the_market_that_another_thread_ask
         go_on.set()
         assert slow.result() == "here"
     assert kept.find(BTC, "BTC", (1.0,), there, RULES, lambda: "there") == "there"
+
+
+@pytest.mark.parametrize("mode", ["cross", "multi-currency", "portfolio"])
+def test_the_pool_of_an_order_that_was_tried_is_that_of_the_order_at_rest(mode: str) -> None:
+    """What the gate found for it stands, but only while the account has changed in nothing else."""
+    account = Account({"USDT": 50_000.0})
+    account.adopt(Position(RULES.instrument(BTC), "cross", "net", 3.0, 118_000.0, 10.0))
+    order = Order(1, RULES.instrument(BTC), "buy", 2.0, None, "cross", "net", 10.0)
+    tried = account.copy()
+    tried.place(order)
+    (first,) = mode_named(mode).pools(tried)
+    account.place(order)
+    (rests,) = mode_named(mode).pools(account)
+    assert rests is first
+    account.balances["USDT"] = 50_000.0 + 1.0
+    (richer,) = mode_named(mode).pools(account)
+    assert richer is not first
+    assert richer != first
+    account.place(replace(order, size=4.0))
+    (larger,) = mode_named(mode).pools(account)
+    assert [o.size for o in larger.orders] == [4.0]
+    account.positions.clear()
+    (flat,) = mode_named(mode).pools(account)
+    assert flat.positions == ()
+
+
+def test_an_account_that_borrows_otherwise_is_another_pool() -> None:
+    account = Account({"USDT": 50_000.0})
+    (auto,) = mode_named("multi-currency").pools(account)
+    account.borrowing = replace(account.borrowing, auto=False)
+    (not_auto,) = mode_named("multi-currency").pools(account)
+    assert auto.holdings is not None
+    assert not_auto.holdings is not None
+    assert (auto.holdings.borrowing.auto, not_auto.holdings.borrowing.auto) == (True, False)
+    account.accrued = {"USDT": 2.0}
+    (owing,) = mode_named("multi-currency").pools(account)
+    assert owing.holdings is not None
+    assert owing.holdings.accrued == {"USDT": 2.0}
