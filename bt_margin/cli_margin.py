@@ -108,7 +108,8 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Table]:
         orders = show.table(f"{report['mode']}: orders",
                             ("symbol", "side", "amount", "initial", "loss", "fee", "answer"))
         for row in report["orders"]:
-            answer = "accepted" if row["accepted"] else f"{row['reason']}, short of {row['shortfall']:,.2f}"
+            short = f", short of {row['shortfall']:,.2f}" if row["shortfall"] else ""
+            answer = "accepted" if row["accepted"] else row["reason"] + short
             orders.add_row(row["symbol"], row["side"], f"{row['amount']:,g}",
                            *(show.money(row[name]) for name in ("initial_margin", "order_loss", "fee")), answer)
         yield orders

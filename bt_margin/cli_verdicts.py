@@ -133,7 +133,8 @@ def _what(event: dict[str, Any]) -> str:
     if event["name"] == "Bankrupt":
         return f"insurance fund paid {event['amount']:,.2f} {event['currency']}"
     if event["name"] == "Refused":
-        return f"{event['symbol']}: {event['reason']}, short of {event['shortfall']:,.2f}"
+        short = f", short of {event['shortfall']:,.2f}" if event["shortfall"] else ""
+        return f"{event['symbol']}: {event['reason']}{short}"
     if event["name"] == "OrdersCancelled":
         return f"{len(event['orders'])} orders"
     return ""

@@ -33,6 +33,12 @@ class Refusal:
     currency: str = ""
     largest_size: float = 0.0
 
+    @property
+    def told(self) -> str:
+        """As words: the reason, and what was missing where something was."""
+        short = f", short of {self.shortfall:g} {self.currency}" if self.currency else ""
+        return self.reason + short + (f", largest size {self.largest_size:g}" if short or self.largest_size else "")
+
 
 def listed(order: Order, market: Market) -> Order | Refusal:
     """The order in whole lots, or why no mode takes it."""

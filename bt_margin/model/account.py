@@ -11,7 +11,7 @@ from bt_margin.model.borrowing import Borrowing, SpotUse, owed
 from bt_margin.model.instrument import Instrument, Number
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.market import Market
-from bt_margin.model.orders import Order as Order
+from bt_margin.model.order import Order as Order
 from bt_margin.model.orders import Orders
 
 POSITION_MODES = ("net", "hedge")

@@ -19,7 +19,8 @@ from bt_margin.model.borrowing import Holdings
 from bt_margin.model.instrument import Number
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
-from bt_margin.model.orders import Order, Orders, Queue
+from bt_margin.model.order import Order
+from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes.exposure import Exposure, exposures, opening_queues
 
 if TYPE_CHECKING:

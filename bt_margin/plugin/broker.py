@@ -193,11 +193,8 @@ class MarginBroker(AccountBroker):
         self._bracketize(order, cancel=True)
         if not self._refusal_printed:
             self._refusal_printed = True
-            log.warning(
-                "order refused: %s %g %s: %s, short of %g %s, largest size %g (further refusals are in broker.events)",
-                "buy" if order.isbuy() else "sell", abs(order.created.size), order.data._name, refusal.reason,
-                refusal.shortfall, refusal.currency, refusal.largest_size,
-            )
+            log.warning("order refused: %s %g %s: %s (further refusals are in broker.events)",
+                        "buy" if order.isbuy() else "sell", abs(order.created.size), order.data._name, refusal.told)
 
     def _finish(self, order: Any) -> None:
         """Announce an order that has ended, take it off the books, end its OCO group."""

@@ -258,18 +258,18 @@ class Sleeper:
         """The broker woke after so many of the quiet bars: a look ahead is worth it only where some pass, and as far as
         they do. True where nothing but the end of the look has woken it."""
         self.slept += slept
-        on = slept == quiet == self._width
         if slept < 4:
             self._in_vain()
-            return on
+            return False
         self._patience = 1
-        if on:
+        run_out = slept == quiet == self._width
+        if run_out:
             self._width = min(LONGEST, 4 * self._width)
         elif slept == quiet:
             self._width = max(SHORTEST, 2 * quiet)
         else:  # somebody stirred, and may again after about as many
             self._width = max(SHORTEST, (self._width + 2 * slept) // 2)
-        return on
+        return run_out
 
     def _in_vain(self) -> None:
         self._next = self.at + 1 + self._patience

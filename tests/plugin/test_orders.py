@@ -118,12 +118,19 @@ def test_the_engine_is_asked_whatever_checksubmit_says(check: bool) -> None:
     assert not diary.filled()
 
 
+def test_a_refusal_for_want_of_nothing_names_no_amount(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "bt_margin"):
+        run({BTC: frame([60_000] * 4)}, {1: lambda s: s.sell(size=2, reduce_only=True)})
+    assert "there is no position of BTC/USDT:USDT to reduce (further refusals" in caplog.text
+
+
 def test_a_refusal_says_why_how_much_and_is_printed_once(caplog: pytest.LogCaptureFixture) -> None:
     acts = {1: lambda s: s.made.update(a=s.buy(size=200)), 2: lambda s: s.buy(size=200)}
     with caplog.at_level(logging.WARNING, "bt_margin"):
         diary = run({BTC: frame([60_000] * 5)}, acts)
     assert len(caplog.records) == 1
     assert "buy 200 BTC/USDT:USDT" in caplog.text
+    assert "(51008), short of 2060 USDT, largest size " in caplog.text
     refused = diary.orders[-1]
     assert refused.getstatusname() == "Margin"
     assert refused.info.reason == "insufficient free margin in USDT (51008)"
