@@ -29,7 +29,7 @@ from bt_margin.plugin.holdings import Held, Holdings
 from bt_margin.plugin.orders import Leg, feed_of, position_key
 from bt_margin.plugin.path import market_at
 from bt_margin.plugin.settings import OWN, borrowing, opening_balances, rule_book, validate
-from bt_margin.plugin.sleep import Asleep, Instant, Sleeper
+from bt_margin.plugin.sleep import Instant
 from bt_margin.rules.book import Rules
 
 BEFORE_ANY_BAR = 1_577_836_800_000
@@ -56,10 +56,6 @@ class AccountBroker(BackBroker):
 
     def init(self) -> None:
         """Back to the beginning; called when made and at the start of every run."""
-        self._sleeper: Sleeper | None = None
-        self._asleep: Asleep | None = None
-        self._stirred = False  # somebody looked at the engine in this bar
-        self._joined = False  # an order joined those that wait since the bars ahead were looked at
         self._bar_low: float | None = None
         if not self.margined:
             super().init()
@@ -86,6 +82,7 @@ class AccountBroker(BackBroker):
         self._listed: Rules | None = None  # the revision the instruments above were read from
         self._infos: dict[str, MarginCommInfo] = {}
         self._settings: dict[PositionKey, float] = {}  # leverage, once set by an order or by set_leverage
+        self._switches = sorted(self.p.switches, key=lambda switch: switch.time)  # of the account mode, still to come
         self._running = False
 
     def start(self) -> None:
@@ -106,8 +103,6 @@ class AccountBroker(BackBroker):
         self._fundshares = self._value / float(self.p.fundstartval)
 
     def stop(self) -> None:
-        if self.margined:
-            self._wake()
         super().stop()
         self._running = False
 
@@ -153,7 +148,6 @@ class AccountBroker(BackBroker):
             raise InputError("broker: no mode is set, so this is the stock broker; make it MarginBroker(mode=...)")
         if self._engine is None:
             raise InputError("broker: no bar has come yet; ask again from next() on")
-        self._to_the_present()
         return self._engine
 
     def report(self) -> AccountReport:
@@ -183,16 +177,16 @@ class AccountBroker(BackBroker):
     def instant(self) -> Instant:
         """The account at the present bar's close. Reading it every bar lets the broker sleep. `low` is the lowest ratio
         since the last bar in which it was read, for everybody who reads it in this one."""
-        asleep = self._asleep
-        if asleep is not None and asleep.at >= asleep.first:
-            now = asleep.instant()
-        else:
-            engine = self.engine
-            now = Instant(engine.market.time, engine.equity_usd(), engine.control.take_lowest(), engine.present_ratio(),
-                          engine.collateral())
+        now = self._now()
         lows = [low for low in (self._bar_low, now.low) if low is not None]
         self._bar_low = min(lows, default=None)
         return replace(now, low=self._bar_low)
+
+    def _now(self) -> Instant:
+        """The account at the present bar's close; its lowest ratio since that was asked for."""
+        engine = self.engine
+        return Instant(engine.market.time, engine.equity_usd(), engine.control.take_lowest(), engine.present_ratio(),
+                       engine.collateral())
 
     def coins(self, data: Any, amount: float) -> float:
         """The size (contracts, whole lots) that stands for `amount` of the base coin, at the last price."""
@@ -206,10 +200,7 @@ class AccountBroker(BackBroker):
 
     def judged_range(self, data: Any) -> tuple[float, float]:
         """Lowest and highest price of the feed's present bar that positions are judged at: marks, else last prices."""
-        name, asleep = feed_of(data)._name, self._asleep
-        if asleep is not None and self._sleeper is not None and asleep.at >= asleep.first:
-            return self._sleeper.judged_range(name, asleep.at)
-        bar = self.bars.latest[name]
+        bar = self.bars.latest[feed_of(data)._name]
         prices = bar.mark or bar.last
         return min(prices), max(prices)
 
@@ -306,9 +297,6 @@ class AccountBroker(BackBroker):
 
     def get_cash(self) -> float:
         """What may open positions, in the broker's currency."""
-        asleep = self._asleep
-        if asleep is not None and asleep.at >= asleep.first:
-            return asleep.cash[asleep.at - asleep.first]
         return self._available if self.margined else self._cash
 
     getcash = get_cash
@@ -324,15 +312,10 @@ class AccountBroker(BackBroker):
 
     def get_value(self, datas: Any = None, mkt: bool = False, lever: bool = False) -> float:
         """Total equity; of given feeds or legs the signed notional of their positions, at the last price."""
-        if datas is None:
-            asleep = self._asleep
-            if asleep is not None and asleep.at >= asleep.first:
-                return asleep.values[asleep.at - asleep.first]
         if not self.margined:
             return super().get_value(datas, mkt, lever)  # type: ignore[no-any-return]
         if datas is None:
             return float(self._value)
-        self._to_the_present()
         total = 0.0
         for data in datas:
             size = self.getposition(data).size
@@ -344,9 +327,6 @@ class AccountBroker(BackBroker):
     getvalue = get_value
 
     def get_fundvalue(self) -> float:
-        asleep = self._asleep
-        if asleep is not None and asleep.at >= asleep.first:
-            return asleep.values[asleep.at - asleep.first] / float(self._fundshares)
         if not self.margined:
             return super().get_fundvalue()  # type: ignore[no-any-return]
         return self.get_value() / self._fundshares if self._engine is not None else float(self._fundval)
@@ -394,32 +374,6 @@ class AccountBroker(BackBroker):
             return None
         held = self._account.positions.get(key)
         return held.size if held is not None else 0.0
-
-    # -- the present, after bars that were slept through ---------------------------------------------------------------
-
-    def _to_the_present(self) -> None:
-        """Bring engine and bars to the present: somebody asks for them, and may change something."""
-        asleep, sleeper = self._asleep, self._sleeper
-        if asleep is not None and sleeper is not None:
-            self._stirred = True
-            if asleep.told < asleep.at:
-                asleep.engine.catch_up = None
-                asleep.bring(sleeper.dated)
-                sleeper.show(self.bars, asleep.at)
-                asleep.engine.catch_up = self._to_the_present
-
-    def _wake(self) -> bool:
-        """No more bars are slept through, whatever was ahead. True where the bars that were looked at have run out."""
-        self._to_the_present()
-        asleep, self._asleep, self._stirred = self._asleep, None, False
-        if asleep is None or self._sleeper is None:
-            return False
-        slept = asleep.at + 1 - asleep.first
-        if slept:
-            self._value, self._available = asleep.values[slept - 1], asleep.cash[slept - 1]
-            self._fundval = self._value / self._fundshares
-        asleep.engine.catch_up = None
-        return self._sleeper.woke(slept, asleep.stretch.bars)
 
     def _revalue(self) -> None:
         engine = self.engine

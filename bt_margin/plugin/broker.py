@@ -20,19 +20,18 @@ from bt_margin.model.instrument import is_symbol
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
-from bt_margin.plugin.account_broker import AccountBroker
 from bt_margin.plugin.bars import Bar
 from bt_margin.plugin.forced import Teller
 from bt_margin.plugin.holdings import paid_back
 from bt_margin.plugin.matching import Candidate, candidate
 from bt_margin.plugin.orders import STOP_LIMITS, cut, feed_of, options_of, prepared, venue_order, waits
 from bt_margin.plugin.path import walk
-from bt_margin.plugin.sleep import Sleeper
+from bt_margin.plugin.sleeping_broker import SleepingBroker
 
 log = logging.getLogger("bt_margin")
 
 
-class MarginBroker(AccountBroker):
+class MarginBroker(SleepingBroker):
     """A drop-in for backtrader's broker that margins and liquidates as the venue does.
 
     Parameters beyond the stock broker's: `mode` (isolated | cross | multi-currency | portfolio; None: the stock
@@ -51,7 +50,6 @@ class MarginBroker(AccountBroker):
         super().init()
         if not self.margined:
             return
-        self._switches = sorted(self.p.switches, key=lambda switch: switch.time)
         self._teller = Teller(self)
         self._found: list[Candidate] | None = None
         self._numbers: dict[int, int] = {}  # backtrader's ref -> our order number, which starts at 1 in every run
@@ -149,10 +147,6 @@ class MarginBroker(AccountBroker):
         self.notify(order)
         return order
 
-    def submit_accept(self, order: Any) -> Any:
-        self._joined = True
-        return super().submit_accept(order)
-
     def check_submitted(self) -> None:
         if not self.margined:
             super().check_submitted()
@@ -234,24 +228,7 @@ class MarginBroker(AccountBroker):
 
     # -- one bar ------------------------------------------------------------------------------------------------
 
-    def next(self) -> None:
-        asleep = self._asleep
-        if asleep is not None:  # what every bar asks, so cheaply
-            stirred, self._stirred, at = self._stirred, False, asleep.clock._idx
-            if not (self.submitted or self._toactivate or self._cash_addition or self._joined
-                    or len(asleep.booked) + len(asleep.said) != asleep.count or (stirred and not asleep.unchanged)):
-                if at <= asleep.last:
-                    asleep.at, self._bar_low = at, None
-                    return
-                if self._wake() and self._sleeps_from_here():
-                    self._bar_low = None
-                    return
-            else:
-                self._wake()  # the stretch has ended with the bar before
-        if not self.margined:
-            super().next()
-            return
-        self._bar_low = None
+    def next_awake(self) -> None:
         bars = self.bars.fresh(self.feeds)
         if self._engine is None:
             if not bars:
@@ -259,8 +236,7 @@ class MarginBroker(AccountBroker):
             self._engine = self._begin(bars)
             for data in self.feeds.values():
                 self.instrument(data)  # a product that is not built yet is refused before anything trades
-            if self.p.sleep:
-                self._sleeper = Sleeper.over(self.feeds, self.p.currency, self.p.path, self.p.min_value)
+            self._may_sleep()
         engine = self._engine
         while self._cash_addition:
             amount = self._cash_addition.popleft()
@@ -274,7 +250,7 @@ class MarginBroker(AccountBroker):
         self.check_submitted()
         found = self._match({bar.symbol for bar in bars})
         walk(engine, bars, found, self.p.path, self.p.currency, self._step, self._fill, self._quiet_from_open)
-        if self._asleep is not None:
+        if self.sleeps:
             return
         if self.pending:
             self._rest(bars)
@@ -285,31 +261,13 @@ class MarginBroker(AccountBroker):
         self._revalue()
         self._look_ahead(1)
 
-    def _look_ahead(self, bars: int) -> None:
-        """May the broker sleep from so many bars after the present one on?"""
-        if self._sleeper is None:
-            return
-        until = self._switches[0].time if self._switches else None
-        self._asleep = self._sleeper.look(self.engine, self.pending, until, bars)
-        self._joined = False
-        if self._asleep is not None:
-            self._asleep.engine.catch_up = self._to_the_present  # whoever kept the engine sees the present, too
-
     def _quiet_from_open(self) -> bool:
         """True where the broker sleeps from the present bar's open on, after what was traded there."""
-        if self._sleeper is None or self.pending:
+        if not self.may_sleep or self.pending:
             return False  # what rests in this bar is told to the venue at its close
         self.engine.judge_changes()
         self._teller.tell()
         return self._sleeps_from_here()
-
-    def _sleeps_from_here(self) -> bool:
-        """Look ahead; true where the broker sleeps through what is left of the present bar, or all of it."""
-        self._look_ahead(0)
-        if self._asleep is None or self._sleeper is None:
-            return False
-        self._asleep.at = self._sleeper.at
-        return True
 
     def _match(self, moved: set[str]) -> list[Candidate]:
         """Let backtrader say which orders fill in this bar and at what price; nothing is booked yet."""
