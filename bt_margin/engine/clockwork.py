@@ -1,4 +1,4 @@
-"""What time brings to an account: funding, interest, scripted deleveraging, delivery, each instant judged on its own."""
+"""What time brings to an account: funding, interest, scripted deleveraging, delivery; each instant is judged."""
 
 from __future__ import annotations
 
