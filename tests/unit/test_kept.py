@@ -162,9 +162,18 @@ def test_an_instant_stands_as_it_does_itself_even_where_a_price_is_no_number() -
 def test_what_is_asked_by_name_is_not_taken_for_what_was_asked_before() -> None:
     here, there = pool("cross", [1], []), replace(MARKET, marks={**PRICES, BTC: 1.0})
     assert judge(here, market=MARKET, rules=RULES).equity != judge(here, market=there, rules=RULES).equity
-    judge(here, MARKET, RULES)
-    with pytest.raises(TypeError):
-        judge(here)  # type: ignore[call-arg]
+    for named in (False, True):
+        assert judge(here, market=MARKET, rules=RULES) if named else judge(here, MARKET, RULES)
+        with pytest.raises(TypeError):
+            judge(here)  # type: ignore[call-arg]
+
+
+def test_the_very_same_question_is_answered_once() -> None:
+    here = pool("cross", [1], [])
+    first = judge(here, MARKET, RULES)
+    assert judge(here, MARKET, RULES) is first
+    assert judge(here, replace(MARKET), RULES) is not first
+    assert judge(here, market=MARKET, rules=RULES) is not first
 
 
 def test_an_answer_that_took_long_is_none_for_the_market_that_another_thread_asked_at_meanwhile() -> None:

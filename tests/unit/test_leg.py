@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bt_margin.engine.leg import LOOKS, Leg
+from bt_margin.engine.leg import LOOKS, Leg, may_dip
 from bt_margin.errors import InputError, MissingPrice
-from bt_margin.model.account import Account, Position
+from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Orders
 from bt_margin.modes import mode_named
 from bt_margin.modes.base import Pool, judge
+from bt_margin.modes.cross import CROSS
 from bt_margin.rules.book import Rules
 from tests.unit.test_oracle_findings import FUTURE, INVERSE, basis_market
-from tests.unit.whole import HOUR, PAPER, SWAP, TIME, engine, moved, trade
+from tests.unit.whole import ETHPAIR, ETHSWAP, HOUR, PAIR, PAPER, SWAP, TIME, engine, moved, trade
 
 RULES = PAPER.as_of(TIME, "nearest")
 FEW = PAPER.overlay(borrow_tiers={"BTC": [[0.025, 0.02, 0.1]]}).as_of(TIME, "nearest")
@@ -100,3 +104,66 @@ def test_a_wide_leg_is_looked_at_in_equal_parts() -> None:
 
     leg.crossing(replace(pool, mode=replace(mode, equity=equity)), 1.0, 0.0)  # type: ignore[arg-type]
     assert {TIME + round(HOUR * part / 24) for part in range(1, 24)} < set(asked)
+
+
+def test_a_dip_that_is_past_is_past() -> None:
+    """Between 0.14 and 0.83 of the way the pool would be below 1: seen from 0.9 on, it lives."""
+    leg, pool = whole_way(), basis_pool(3_900.0)
+    assert 0.0 < leg.crossing(pool, 1.0, 0.0) < 0.25
+    for since in (0.9, 23 / LOOKS, 0.97):  # behind the last look too
+        assert leg.crossing(pool, 1.0, since) == math.inf
+    inside = 0.3
+    assert leg.crossing(pool, 1.0, inside) == inside
+
+
+def test_a_breach_late_on_the_way_is_found_before_the_rules_end() -> None:
+    """2,500 USD above the requirement at three quarters of the way, where the last loan is taken at four fifths."""
+    e = engine({"USDT": -390_000.0, "ETH": 186.0}, leverage={"USDT": 2.5})
+    account = e.account
+    account.adopt(Position(e.rules.instrument(SWAP), "cross", "net", 500.0, 60_000.0, 10.0))
+    (pool,) = e.mode.pools(account)
+    end = _at(e.market, {SWAP: 57_500.0})
+    leg = Leg(e.market, end, e.rules, lambda one, market: judge(one, market, e.rules))
+    with pytest.raises(InputError):
+        judge(pool, leg.at(0.81), e.rules)
+    gap = float(judge(pool, leg.at(0.75), e.rules).gap)
+    poorer = replace(pool, holdings=pool.holdings.plus("ETH", -gap / (3_000.0 * 0.8)))  # type: ignore[union-attr]
+    assert leg.crossing(poorer, 1.0, 0.0) == pytest.approx(0.75, abs=1e-9)
+
+
+@pytest.mark.parametrize(("first", "last", "met"), [(60_000.0, 50_000.0, 1.0), (50_000.0, 40_000.0, 0.0)])
+def test_at_one_a_pool_is_liquidated(first: float, last: float, met: float) -> None:
+    """One bitcoin long from 60,000 with 10,525 USDT: at 50,000 equity is 525, the requirement 500 and a fee of 25."""
+    held = Position(RULES.instrument(SWAP), "cross", "net", 100.0, 60_000.0, 10.0)
+    pool = Pool("USDT", CROSS, "USDT", 10_525.0, (held,))
+    start, end = (Market(TIME + n, {SWAP: price}) for n, price in ((0, first), (HOUR, last)))
+    leg = Leg(start, end, RULES, lambda one, market: judge(one, market, RULES))
+    assert leg.crossing(pool, 1.0, 0.0) == met
+
+
+def test_what_may_dip_between_two_ends() -> None:
+    """Straight lines do not, nor does an inverse contract by itself; two curves together may."""
+
+    def cross(currency: str, *symbols: str, resting: str = "") -> Pool:
+        held = tuple(Position(RULES.instrument(s), "cross", "net", 10.0, 60_000.0, 10.0) for s in symbols)
+        orders = [Order(1, RULES.instrument(resting), "buy", 1.0, 1.0, "cross")] if resting else []
+        return Pool(currency, CROSS, currency, 1.0, held, Orders.of(*orders))
+
+    call = "BTC/USD:BTC-260327-60000-C"
+    assert not may_dip(cross("USDT", SWAP))
+    assert not may_dip(cross("USDT", SWAP, ETHSWAP))
+    assert not may_dip(cross("USDT", SWAP, resting=ETHSWAP))
+    assert not may_dip(cross("BTC", INVERSE))
+    assert may_dip(cross("BTC", INVERSE, FUTURE))
+    assert may_dip(cross("BTC", INVERSE, resting=FUTURE))
+    assert may_dip(cross("BTC", call))
+    assert may_dip(cross("BTC", call, SWAP))
+    assert may_dip(replace(basis_pool(1.0), positions=cross("USDT", SWAP).positions))  # coins of the account multiply
+
+    def loans(currency: str) -> Pool:
+        held = tuple(MarginPosition(RULES.instrument(s), "cross", "net", 1.0, 1.0, 5.0, direction="long",
+                                    margin_currency=currency, assets=1.0, liability=1.0) for s in (PAIR, ETHPAIR))
+        return Pool(currency, CROSS, currency, 1.0, held)
+
+    assert not may_dip(loans("USDT"))
+    assert may_dip(loans("BTC"))
