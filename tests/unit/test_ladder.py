@@ -70,7 +70,7 @@ def test_a_delta_pair_is_cut_by_the_forced_order_of_the_larger_margin() -> None:
 
 def test_options_are_no_half_of_a_delta_pair() -> None:
     """What moves with a coin at a changing pace is not cut by its delta."""
-    for option in (held(CALL, -50.0), held(PUT, 50.0)):
+    for option in (held(CALL, -500.0), held(PUT, -500.0)):
         answer = ladder.delta_neutral(pool(held(SWAP, 9.0), option), MARKET, RULES)
         assert closes(answer) == []
     assert closes(ladder.delta_neutral(pool(held(SWAP, 9.0)), MARKET, RULES)) == []
