@@ -19,7 +19,7 @@ from bt_margin.modes.cross import CROSS
 from bt_margin.modes.distance import distance, holds, is_straight, lowest_gaps, may_be_nearer, straight
 from bt_margin.modes.isolated import ISOLATED
 from bt_margin.modes.options import moved
-from tests.unit.whole import ETHSWAP, INDEX, PAIR, PAPER, PRICES, SWAP, TIME
+from tests.unit.whole import ETHPAIR, ETHSWAP, INDEX, PAIR, PAPER, PRICES, SWAP, TIME
 
 INVERSE, CALL = "BTC/USD:BTC", "BTC/USD:BTC-251226-60000-C"
 BOOK = PAPER.overlay(instruments={INVERSE: {"tiers": [[1e6, 0.01, 0.02, 50]]}})
@@ -82,7 +82,7 @@ def test_no_move_ends_what_is_paid_for() -> None:
 def test_many_instants_are_what_each_is_alone() -> None:
     prices = np.array([60_000.0, 55_000.0, 200_000.0, 10.0, 51_000.0])
     many = replace(MARKET, marks={**MARKS, SWAP: prices, INVERSE: prices})
-    for pool in (cross(10_525.0, LONG), cross(80_000.0, LONG), cross(10_735.0, SHORT),
+    for pool in (cross(10_525.0, LONG), cross(60_000.0, LONG), cross(62_968.5, LONG), cross(10_735.0, SHORT),
                  cross(0.2, held(INVERSE, 600.0), currency="BTC"), cross(1.0, held(INVERSE, -600.0), currency="BTC")):
         found = straight(pool, judge(pool, many, RULES), many)
         assert isinstance(found, np.ndarray)
@@ -118,6 +118,12 @@ def test_a_loan_by_hand_with_orders_and_without() -> None:
     fee = Orders.of(Order(1, RULES.instrument(SWAP), "buy", 100.0, 60_000.0, "cross", "net", 10.0))
     assert far(loan(12_000.0, fee)) != pytest.approx(away, rel=1e-3)  # an order elsewhere holds a fee and its margin
     assert far(loan(70_000.0)) is None
+    one, two = loan(12_000.0), loan(24_000.0)
+    ether = RULES.instrument(ETHPAIR)
+    second = replace(one.positions[0], instrument=ether, size=20.0, assets=20.0)  # type: ignore[call-arg]
+    found = far(replace(two, positions=(*one.positions, second)))
+    assert found is not None
+    assert abs(found - away) < 1.0  # the coins fall together, the rates of two tables are much alike
 
 
 def test_an_account_and_a_pool_with_options_are_searched() -> None:
@@ -169,7 +175,7 @@ def test_a_look_tells_what_may_be_nearer() -> None:
     assert may_be_nearer(cross(50_000.0, LONG), 1.0, MARKET, RULES)  # the closed form costs less than a look
     paid = account({"USDT": 70_000.0}, LONG)
     assert not may_be_nearer(paid, None, MARKET, RULES)
-    assert not may_be_nearer(paid, 150.0, MARKET, RULES)  # down by more than all there is: not asked
+    assert not may_be_nearer(account({"USDT": 62_000.0}, LONG), 150.0, MARKET, RULES)  # no price falls below zero
     assert may_be_nearer(loan(12_000.0), 20.0, MARKET, RULES)
     assert not may_be_nearer(loan(12_000.0), 10.0, MARKET, RULES)
     mixed = cross(0.2, held(INVERSE, 600.0), held(CALL, 1.0, 0.1), currency="BTC")
