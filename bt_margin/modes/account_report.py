@@ -148,7 +148,7 @@ def spot_order(pool: Pool, order: Order, market: Market, rules: Rules) -> OrderR
     `pool`: the account's, whose other orders rest already.
     """
     with_it, without = pool.with_order(order), pool.without_order(order.id)
-    currency, _ = currencies.given(order, market)
+    currency = currencies.given_in(order)
 
     def margin(of: Pool) -> float:
         row = currencies.line(of, currency, market, rules)

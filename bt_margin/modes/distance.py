@@ -37,8 +37,6 @@ def distance(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> 
         mark = float(market.mark(loan.symbol))
         trigger = price_at_gap_zero(loan, pool, float(judgement.gap), rate, mark)
         return None if trigger is None else abs(trigger / mark - 1.0) * 100.0
-    if pool.holdings is not None:
-        return _searched(pool, market, rules)
     if not is_straight(pool):
         return _searched(pool, market, rules)
     away = float(straight(pool, judgement, market))

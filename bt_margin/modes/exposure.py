@@ -56,8 +56,8 @@ def exposures(positions: Iterable[Position], orders: Orders, openings: Iterable[
 
 
 def net_sizes(positions: Iterable[Position]) -> dict[PositionKey, float]:
-    """Signed sizes that orders meet, by position; with two legs they meet none."""
-    return {position.key: position.size for position in positions if position.side == "net"}
+    """Signed sizes that orders meet, by position. An order of a leg opens or closes whole, whatever is held."""
+    return {position.key: position.size for position in positions}
 
 
 def opening_queues(positions: Iterable[Position], queues: Iterable[Queue]) -> tuple[Queue, ...]:

@@ -78,8 +78,6 @@ def delta_neutral(pool: Pool, market: Market, rules: Rules) -> tuple[Reduction, 
         if position.plain or isinstance(position, MarginPosition):
             paired.setdefault(position.instrument.base, []).append(position)
     for _, group in sorted(paired.items()):
-        if len(group) < 2:
-            continue
         ranked = sorted(group, key=lambda p: (-margin.get(p.symbol, 0.0), p.key))
         long = next((p for p in ranked if p.sign > 0), None)
         short = next((p for p in ranked if p.sign < 0), None)
@@ -108,8 +106,6 @@ def unhedged_largest_relief(margins: Margins, pool: Pool, market: Market, rules:
     Rewrites say "the one that improves the ratio most"; read before the order's own fee and penalty, which would
     otherwise make the smallest position go first and rescue nothing (inferred: no record holds two positions).
     """
-    if not pool.positions:
-        return ()
     spare = float(judge(pool, market, rules).gap)
     families: dict[str, list[Position]] = {}
     for position in pool.positions:

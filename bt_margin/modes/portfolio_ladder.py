@@ -117,7 +117,8 @@ def general_reduction(pool: Pool, market: Market, rules: Rules) -> tuple[Reducti
         contracts = [p for p in everything if p.instrument.is_contract]
         part = row.liquidation_slice
         for share, group in ((part, contracts), (part, everything), (1.0, everything)):
-            change = {p.key: -p.sign * _lots(p, abs(p.size) * share, abs(p.size)) for p in group}
+            cuts = ((p, _lots(p, abs(p.size) * share, abs(p.size))) for p in group)
+            change = {p.key: -p.sign * size for p, size in cuts if size}
             if change and _relieves(pool, change, market, rules):
                 return tuple(Close(key, size, "general reduction") for key, size in change.items())
     return ()
@@ -201,8 +202,8 @@ def _lots(position: Position, size: float, most: float) -> float:
 
 
 def _relieves(pool: Pool, change: Mapping[PositionKey, float], market: Market, rules: Rules) -> bool:
-    """True where the trades take something off and the requirement falls."""
-    if not any(change.values()):
+    """True where each of the trades takes something off and the requirement falls."""
+    if not all(change.values()):
         return False
     now, then = (float(judge(p, market, rules).requirement) for p in (pool, traded(pool, change, market)))
     return then < now - TINY * max(1.0, now)

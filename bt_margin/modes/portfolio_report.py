@@ -127,7 +127,7 @@ def order(pool: Pool, order: Order, market: Market, rules: Rules) -> OrderReport
     instrument = order.instrument
     if instrument.is_spot:
         row = account_report.spot_order(pool, order, market, rules)
-        currency = currencies.given(order, market)[0]
+        currency = currencies.given_in(order)
         return replace(row, initial_margin=adds / float(market.usd(currency)))
     if instrument.is_option:
         price = market.last(order.symbol) if order.price is None else order.price

@@ -21,7 +21,7 @@ from bt_margin.modes.kept import Kept
 from bt_margin.modes.ladder import unhedged_largest_relief
 from bt_margin.modes.multi_currency import contract_margins
 from bt_margin.modes.reach import coin_moved
-from bt_margin.rules.book import load_rules
+from bt_margin.rules.book import Rules, load_rules
 
 TIME = 1_760_000_000_000
 RULES = load_rules("okx").as_of(TIME, "nearest")
@@ -162,9 +162,18 @@ def test_an_instant_stands_as_it_does_itself_even_where_a_price_is_no_number() -
 def test_what_is_asked_by_name_is_not_taken_for_what_was_asked_before() -> None:
     here, there = pool("cross", [1], []), replace(MARKET, marks={**PRICES, BTC: 1.0})
     assert judge(here, market=MARKET, rules=RULES).equity != judge(here, market=there, rules=RULES).equity
-    judge(here, MARKET, RULES)
-    with pytest.raises(TypeError):
-        judge(here)  # type: ignore[call-arg]
+    for named in (False, True):
+        assert judge(here, market=MARKET, rules=RULES) if named else judge(here, MARKET, RULES)
+        with pytest.raises(TypeError):
+            judge(here)  # type: ignore[call-arg]
+
+
+def test_the_very_same_question_is_answered_once() -> None:
+    here = pool("cross", [1], [])
+    first = judge(here, MARKET, RULES)
+    assert judge(here, MARKET, RULES) is first
+    assert judge(here, replace(MARKET), RULES) is not first
+    assert judge(here, market=MARKET, rules=RULES) is not first
 
 
 def test_an_answer_that_took_long_is_none_for_the_market_that_another_thread_asked_at_meanwhile() -> None:
@@ -223,3 +232,27 @@ def test_an_account_that_borrows_otherwise_is_another_pool() -> None:
     (owing,) = mode_named("multi-currency").pools(account)
     assert owing.holdings is not None
     assert owing.holdings.accrued == {"USDT": 2.0}
+def test_what_is_kept_is_asked_once_for_one_market_under_one_set_of_rules() -> None:
+    kept: Kept[str] = Kept()
+    asked: list[str] = []
+
+    def ask(says: str, stands: object = 1.0, market: Market = MARKET, rules: Rules = RULES, name: str = BTC) -> str:
+        return kept.find(name, name[:3], (name, stands), market, rules, lambda: asked.append(says) or says)  # type: ignore[func-returns-value]
+
+    assert [ask("first"), ask("second"), ask("other part", name=ETH), ask("third")] == ["first", "first", "other part",
+                                                                                       "first"]
+    assert ask("an array", np.array([1.0, 2.0])) == "an array"  # and what is kept of numbers stays
+    assert [ask("fourth"), ask("other size", 2.0), ask("fifth")] == ["first", "other size", "fifth"]
+    later = load_rules("okx").as_of(TIME + 1, "nearest")
+    assert [ask("later rules", rules=later), ask("sixth", rules=later)] == ["later rules", "later rules"]
+    assert ask("seventh") == "seventh"
+    falls = [MARKET.with_coin("BTC", Market(TIME, {BTC: price})) for price in (2.0, 3.0)]
+    assert [ask("falls", market=falls[0]), ask("falls on", market=falls[1])] == ["falls", "falls on"]
+    assert ask("moved", market=falls[0], name=ETH) == "moved"  # ETH stood still, but was not asked since the rules went
+    assert ask("eighth", market=falls[1], name=ETH) == "moved"
+    assert ask("ninth") == "seventh"  # at the market that the others were moved from
+    assert asked == ["first", "other part", "an array", "other size", "fifth", "later rules", "seventh", "falls",
+                     "falls on", "moved"]
+    # arrays within: whether they are equal has no one answer
+    entered = [(np.array(prices),) for prices in ([1.0, 2.0], [1.0, 3.0])]
+    assert [ask("entered", entered[0]), ask("entered elsewhere", entered[1])] == ["entered", "entered elsewhere"]

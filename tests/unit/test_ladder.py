@@ -68,6 +68,28 @@ def test_a_delta_pair_is_cut_by_the_forced_order_of_the_larger_margin() -> None:
         assert closes(ladder.delta_neutral(pool(*others), MARKET, RULES)) == []
 
 
+def test_options_are_no_half_of_a_delta_pair() -> None:
+    """What moves with a coin at a changing pace is not cut by its delta."""
+    for option in (held(CALL, -500.0), held(PUT, -500.0)):
+        answer = ladder.delta_neutral(pool(held(SWAP, 9.0), option), MARKET, RULES)
+        assert closes(answer) == []
+    assert closes(ladder.delta_neutral(pool(held(SWAP, 9.0)), MARKET, RULES)) == []
+
+
+def test_what_frees_most_is_margin_and_fee_together() -> None:
+    """20 coins of 100 USDT at 1 % and a fee of 0.05 %: 21 USDT. 102 coins of 10 USDT at 2 % and 0.05 %: 20.91, of which
+    more is margin; 103 coins: 21.115."""
+    rules = load_rules("okx").overlay(
+        instruments={SWAP: {"contract_size": 1.0, "tick": 0.1, "lot": 1, "tiers": [[100, 0.01, 0.02, 50]]},
+                     ETH: {"contract_size": 1.0, "tick": 0.1, "lot": 1, "tiers": [[1_000, 0.02, 0.04, 25]]}},
+        fees={"swap": {"maker": 0.0, "taker": 0.0005}},
+    ).as_of(TIME, "nearest")
+    for ethers, first in ((102.0, (SWAP, -20.0)), (103.0, (ETH, -103.0))):
+        both = pool(held(SWAP, 20.0), held(ETH, ethers))
+        answer = ladder.unhedged_largest_relief(charges, both, MARKET, rules)
+        assert closes(answer) == [(*first, "unhedged position")]
+
+
 def test_a_loan_is_ranked_by_its_own_margin() -> None:
     """Two longs of 100 USDT a coin: 4 coins borrowed for, at 3 % or more of their debt, beside 2 contracts at 1 %."""
     loan = MarginPosition(RULES.instrument(PAIR), "cross", "net", 4.0, 100.0, 10.0, direction="long",
@@ -84,7 +106,7 @@ def test_the_position_that_frees_most_goes_first_wherever_it_stands() -> None:
 
 
 def test_bought_options_are_not_reduced_sold_ones_whole() -> None:
-    bought, sold = held(CALL, 100.0), held(PUT, -50.0)
+    bought, sold = held(CALL, 1.0), held(PUT, -50.0)
     step = partial(ladder.unhedged_largest_relief, charges)
     assert closes(step(pool(bought, currency="BTC"), MARKET, RULES)) == []
     assert closes(step(pool(bought, sold, currency="BTC"), MARKET, RULES)) == [(PUT, 50.0, "unhedged position")]
@@ -113,3 +135,8 @@ def test_what_only_reduces_stays_in_cross_and_goes_in_isolated() -> None:
     alone = pool(held(SWAP, 9.0, "isolated"), orders=orders[1:3], mode=ISOLATED)
     assert ladder.cancel_orders(alone, MARKET, RULES) == (CancelOrders((2, 3)),)
     assert ladder.cancel_orders(pool(long, orders=orders[1:3]), MARKET, RULES) == ()
+    assert ladder.cancel_orders(pool(orders=orders[1:3]), MARKET, RULES) == (CancelOrders((2,)),)  # nothing to reduce
+    small = order(6, SWAP, "sell", 1.0)
+    assert ladder.cancel_orders(pool(orders=(small,)), MARKET, RULES) == (CancelOrders((6,)),)
+    assert ladder.cancel_the_rest(pool(long, orders=orders[1:3]), MARKET, RULES) == (CancelOrders((2, 3)),)
+    assert ladder.cancel_the_rest(pool(long), MARKET, RULES) == ()

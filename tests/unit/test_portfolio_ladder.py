@@ -234,3 +234,39 @@ def test_less_than_a_lot_cannot_be_traded() -> None:
     position = held.positions[0]
     assert _lots(position, 0.3 * dust, 1.95 * dust) == 0.0
     assert _lots(position, 0.3 * dust, 2.0 * dust) == 2.0 * dust
+
+
+def with_ether(at: Market, usdt: float = 1.0) -> Market:
+    """Ether at 4,000 USD too, in three contracts."""
+    marks = {ETH: 4_000.0 / usdt, "ETH/USDT:USDT-251226": 4_050.0 / usdt, "ETH/USD:ETH": 4_000.0}
+    indexes = {"ETH/USDT": 4_000.0 / usdt, "ETH/USD": 4_000.0}
+    return replace(at, marks={**at.marks, **marks}, indexes={**at.indexes, **indexes})
+
+
+def coarse(held: Pool, *symbols: str) -> Pool:
+    """The same positions where some contracts trade in lots larger than what is held."""
+    return replace(held, positions=tuple(
+        replace(p, instrument=replace(p.instrument, lot=1e6)) if p.symbol in symbols else p for p in held.positions))
+
+
+@pytest.mark.parametrize("lots", [(SWAP, INVERSE), (SWAP,), (INVERSE,)])
+def test_a_hedge_that_no_lot_fits_leaves_the_next_unit_its_turn(lots: tuple[str, ...]) -> None:
+    """Both legs or none, also where other contracts of the unit are held in no opposite."""
+    held = pool([(SWAP, 1_000.0), (INVERSE, -12_000.0), (ETH, 2_000.0), ("ETH/USD:ETH", -80_000.0), (FUTURE, 1.0)])
+    at = with_ether(market(usdt=0.9), 0.9)
+    assert set(sizes(stablecoin_hedge(held, at, rules()))) == {SWAP, INVERSE}
+    answer = stablecoin_hedge(coarse(held, *lots), at, rules())
+    assert sizes(answer) == {ETH: -500.0, "ETH/USD:ETH": 20_000.0}
+
+
+def test_a_pair_of_tenors_that_no_lot_fits_leaves_the_next_unit_its_turn() -> None:
+    held = pool([(SWAP, 1_000.0), (FUTURE, -1_000.0), (ETH, 2_000.0), ("ETH/USDT:USDT-251226", -2_000.0)])
+    at = with_ether(market())
+    assert set(sizes(basis_pairs(held, at, rules()))) == {SWAP, FUTURE}
+    assert set(sizes(basis_pairs(coarse(held, FUTURE), at, rules()))) == {ETH, "ETH/USDT:USDT-251226"}
+
+
+def test_what_no_lot_fits_is_left_out_of_a_reduction() -> None:
+    """A forced order of nothing was booked beside the others."""
+    held = pool([(SWAP, 1_000.0), (FUTURE, instrument(FUTURE).lot / 2)])
+    assert sizes(general_reduction(held, market(), rules())) == {SWAP: -100.0}

@@ -1,0 +1,151 @@
+"""What an account is told of itself: what may leave it, where loans end, what orders of each kind hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.borrowing import Borrowing
+from bt_margin.model.loan import MarginPosition
+from bt_margin.model.market import Market
+from bt_margin.modes import spot_margin
+from bt_margin.modes.assess import assess, order_report, transferable
+from bt_margin.modes.base import Pool, judge
+from bt_margin.modes.cross import CROSS
+from bt_margin.modes.isolated import ISOLATED
+from bt_margin.modes.multi_currency import MULTI_CURRENCY
+from bt_margin.modes.portfolio import PORTFOLIO
+from tests.unit.whole import ETHPAIR, INDEX, PAIR, PAPER, PRICES, SWAP, TIME
+
+RULES = PAPER.as_of(TIME, "nearest")
+MARKET = Market(TIME, PRICES, PRICES, INDEX)
+PERPETUAL, SPOT = RULES.instrument(SWAP), RULES.instrument(PAIR)
+
+
+def leaves(cash: float, entry: float) -> float:
+    """Of a pool with one bitcoin long at 60,000, which uses 6,000."""
+    pool = Pool("USDT", CROSS, "USDT", cash, (Position(PERPETUAL, "cross", "net", 100.0, entry, 10.0),))
+    return transferable(pool, judge(pool, MARKET, RULES), "USDT", MARKET, RULES)
+
+
+def test_what_may_leave_a_pool_is_there_and_free() -> None:
+    assert leaves(100.0, 60_000.0) == 0.0  # 5,900 short
+    assert leaves(-5.0, 50_000.0) == 0.0  # 10,000 won, none of it cash
+    assert leaves(6_100.0, 60_000.0) == pytest.approx(100.0)
+    assert leaves(50.0, 50_000.0) == 50.0
+
+
+def test_what_may_leave_an_account_counts_by_its_worth_unless_it_counts_for_nothing() -> None:
+    """10,000 USDT and 2 BTC at 0.9 back 6,000; without the coins 4,000 are free."""
+    for off, coins, usdt in (((), 112_000 / 60_000, 10_000.0), (("BTC",), 2.0, 4_000.0)):
+        whole = Account({"USDT": 10_000.0, "BTC": 2.0})
+        whole.borrowing = Borrowing(collateral_off=frozenset(off))
+        whole.adopt(Position(PERPETUAL, "cross", "net", 100.0, 60_000.0, 10.0))
+        (pool,) = MULTI_CURRENCY.pools(whole)
+        judged = judge(pool, MARKET, RULES)
+        assert transferable(pool, judged, "BTC", MARKET, RULES) == pytest.approx(coins)
+        assert transferable(pool, judged, "USDT", MARKET, RULES) == pytest.approx(usdt)
+        assert transferable(pool, judged, "ETH", MARKET, RULES) == 0.0
+
+
+def loan(symbol: str = PAIR, mode: str = "cross", **more: Any) -> MarginPosition:
+    about: dict[str, Any] = {"margin": 0.0, "liability": 60_000.0, "margin_currency": "USDT", **more}
+    return MarginPosition(RULES.instrument(symbol), mode, "net", 1.0, 60_000.0, 5.0, direction="long",
+                          assets=1.0, **about)
+
+
+def test_the_prices_at_which_a_loan_ends_by_hand() -> None:
+    """Coins and cash are the debt and its rate, or the debt alone; what is shown leaves orders aside."""
+    rate = spot_margin.required_rate(*(spot_margin.charge(loan(), MARKET, RULES).detail[x] for x in ("rate", "taker")))
+    fee = 60_000.0 * 0.0005
+    order = Order(1, PERPETUAL, "buy", 100.0, 60_000.0, "cross", "net", 10.0)
+    for orders, pending in ((), 0.0), ((order,), fee):
+        account = Account({"USDT": 12_000.0})
+        account.adopt(loan())
+        for one in orders:
+            account.place(one)
+        (row,) = assess(account, CROSS, MARKET, RULES).positions
+        assert row.liquidation_price == pytest.approx(60_000 * (1 + float(rate)) - 12_000)
+        assert row.bankruptcy_price == pytest.approx(48_000.0 + pending)
+        assert row.trigger_price is not None
+        assert row.liquidation_price is not None
+        assert (row.trigger_price > row.liquidation_price + fee / 2) is bool(orders)
+
+
+def test_a_loan_beside_another_pair_shows_no_price() -> None:
+    account = Account({"USDT": 30_000.0})
+    account.adopt(loan())
+    account.adopt(loan(ETHPAIR, liability=2_900.0))
+    for row in assess(account, CROSS, MARKET, RULES).positions:
+        assert row.liquidation_price is None
+        assert (row.trigger_price is None) is (row.symbol == ETHPAIR)  # no price of ether ends both
+
+
+def test_an_isolated_loan_shows_where_it_is_liquidated() -> None:
+    account = Account({"USDT": 30_000.0})
+    for symbol, owed in ((PAIR, 60_000.0), (ETHPAIR, 2_900.0)):
+        account.adopt(loan(symbol, "isolated", margin=12_000.0, liability=owed))
+    for row in assess(account, ISOLATED, MARKET, RULES).positions:
+        assert row.liquidation_price == row.trigger_price
+    assert assess(account, ISOLATED, MARKET, RULES).positions[0].bankruptcy_price == pytest.approx(48_000.0)
+    account = Account({"BTC": 1.0})
+    account.adopt(loan(PAIR, "isolated", margin=0.2, margin_currency="BTC"))
+    (row,) = assess(account, ISOLATED, MARKET, RULES).positions
+    assert row.bankruptcy_price == pytest.approx(50_000.0)  # 1.2 BTC are the debt
+
+
+def test_what_an_order_holds_depends_on_its_mode_and_that_of_the_account() -> None:
+    account = Account({"USDT": 50_000.0})
+    for number, (mode, leverage) in enumerate((("cross", 10.0), ("isolated", 10.0))):
+        order = Order(number, PERPETUAL, "buy", 100.0, 60_000.0, mode, "net", leverage)
+        row = order_report(account, order, MARKET, RULES, MULTI_CURRENCY)
+        assert [row.initial_margin, row.fee] == pytest.approx([6_000.0, 30.0])
+        told = order_report(account, order, MARKET, RULES, PORTFOLIO).initial_margin
+        (pool,) = PORTFOLIO.pools(account)
+        adds = sum(x.initial for x in judge(pool.with_order(order), MARKET, RULES).charges)
+        assert (adds > 9_000) is (mode == "cross")  # 12 % of 60,000 and half as much again
+        assert told == pytest.approx(adds if mode == "cross" else 6_000.0)
+    borrowed = Order(3, SPOT, "buy", 1.0, 60_000.0, "isolated", "net", 5.0, margin_currency="USDT")
+    bought = Order(4, SPOT, "buy", 1.0, 60_000.0, "cash")
+    for known in (CROSS, MULTI_CURRENCY, PORTFOLIO):
+        assert order_report(account, borrowed, MARKET, RULES, known).initial_margin == pytest.approx(12_000.0)
+    assert order_report(account, bought, MARKET, RULES, CROSS).initial_margin == 0.0
+    owed = order_report(account, bought, MARKET, RULES, MULTI_CURRENCY)
+    assert owed.initial_margin == pytest.approx(10_000 * 0.1)  # 10,000 USDT would be borrowed, at a tenth
+    assert owed.order_loss == pytest.approx(60_000 - 0.999 * 60_000 * 0.9)
+
+
+def test_the_row_of_an_order_whole() -> None:
+    account = Account({"USDT": 50_000.0, "BTC": 1.0})
+    account.adopt(Position(PERPETUAL, "cross", "net", 40.0, 60_000.0, 10.0))
+
+    def row(order: Order) -> tuple[float, float, float, bool, str, float]:
+        found = order_report(account, order, MARKET, RULES, CROSS)
+        assert (found.symbol, found.side) == (order.symbol, order.side)
+        assert (found.amount, found.price) == (order.size, order.price)
+        return (found.initial_margin, found.order_loss, found.fee, found.accepted, found.reason, found.shortfall)
+
+    assert row(Order(1, SPOT, "buy", 0.5, 61_000.0, "cash")) == (0.0, 0.0, 0.0, True, "", 0.0)
+    assert row(Order(1, SPOT, "buy", 0.5, 59_000.0, "isolated", "net", 5.0, margin_currency="USDT")) == (
+        5_900.0, 0.0, 0.0, True, "", 0.0)
+    buy = Order(1, PERPETUAL, "buy", 100.0, 61_000.0, "cross", "net", 10.0)
+    assert row(buy) == pytest.approx((6_100.0, 1_000.0, 30.5, True, "", 0.0))
+    sell = Order(1, PERPETUAL, "sell", 100.0, 59_000.0, "cross", "net", 10.0)  # 60 of them open
+    assert row(sell) == pytest.approx((3_600.0, 600.0, 18.0, True, "", 0.0))  # a sale below the market is made at it
+    assert row(Order(1, PERPETUAL, "sell", 30.0, 59_000.0, "cross", "net", 10.0)) == (0.0, 0.0, 0.0, True, "", 0.0)
+
+
+def test_the_row_of_an_order_to_buy_options_whole() -> None:
+    """100 contracts of 0.01 BTC: the premium at its price, or at the last one, and 0.03 % of a coin each."""
+    call = RULES.instrument("BTC/USD:BTC-251226-60000-C")
+    market = Market(TIME, {call.symbol: 0.1}, {call.symbol: 0.1}, {**INDEX, "BTC/USD": 60_000.0},
+                    forwards={"BTC/USD:BTC-251226": 60_000.0})
+    for price, premium in ((0.08, 0.08), (None, 0.1)):
+        found = order_report(Account({"BTC": 1.0}), Order(1, call, "buy", 100.0, price, "cross"), market, RULES, CROSS)
+        assert (found.symbol, found.side, found.amount, found.price) == (call.symbol, "buy", 100.0, price)
+        assert [found.initial_margin, found.fee] == pytest.approx([premium, 0.0003])
+        assert (found.order_loss, found.accepted, found.reason, found.shortfall) == (0.0, True, "", 0.0)
+    cheap = order_report(Account({"BTC": 1.0}), Order(1, call, "buy", 100.0, 0.001, "cross"), market, RULES, CROSS)
+    assert cheap.fee == pytest.approx(0.125 * 0.001)  # no more than an eighth of the premium at its own price

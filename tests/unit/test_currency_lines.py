@@ -1,0 +1,107 @@
+"""What orders freeze and would lose, and what counts, currency by currency, in an account of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.borrowing import Borrowing
+from bt_margin.model.market import Market
+from bt_margin.modes import currencies, mode_named
+from bt_margin.modes.base import Pool
+from bt_margin.rules.book import Rules
+from tests.unit.whole import PAIR, PAPER, PRICES, TIME
+
+RULES = PAPER.as_of(TIME, "nearest")
+INVERSE, CALL = "BTC/USD:BTC", "BTC/USD:BTC-251226-60000-C"
+INDEXES = {"BTC/USD": 60_000.0, "ETH/USD": 3_000.0, "USDT/USD": 1.0}
+MARKET = Market(TIME, {**PRICES, INVERSE: 60_000.0, CALL: 0.1}, {**PRICES, CALL: 0.1}, INDEXES)
+
+
+def account(balances: dict[str, float], orders: Iterable[Order] = (), off: Iterable[str] = ()) -> Pool:
+    whole = Account(balances)
+    whole.borrowing = Borrowing(collateral_off=frozenset(off))
+    for order in orders:
+        whole.place(order)
+    (pool,) = mode_named("multi-currency").pools(whole)
+    return pool
+
+
+def spot(number: int, side: str, size: float, price: float | None, mode: str = "cash", **more: object) -> Order:
+    return Order(number, RULES.instrument(PAIR), side, size, price, mode, **more)  # type: ignore[arg-type]
+
+
+def by_name(pool: Pool, rules: Rules = RULES) -> dict[str, currencies.Line]:
+    return {line.currency: line for line in currencies.lines(pool, MARKET, rules)}
+
+
+def test_a_spot_order_gives_its_coins_or_what_they_cost() -> None:
+    assert currencies.given(spot(1, "buy", 2.0, 50_000.0), MARKET) == ("USDT", 100_000.0)
+    assert currencies.given(spot(1, "buy", 2.0, None), MARKET) == ("USDT", 120_000.0)
+    assert currencies.given(spot(1, "sell", 2.0, 50_000.0), MARKET) == ("BTC", 2.0)
+
+
+def test_orders_for_isolated_loans_hold_their_margin_and_give_no_coins() -> None:
+    """1 BTC at 60,000 and half a BTC at 50,000, a fifth of each; a fifth of 0.2 BTC; what closes holds nothing."""
+    orders = [
+        spot(1, "buy", 1.0, 60_000.0, "isolated", leverage=5.0, margin_currency="USDT"),
+        spot(2, "buy", 0.5, 50_000.0, "isolated", leverage=5.0, margin_currency="USDT"),
+        spot(3, "buy", 0.2, 50_000.0, "isolated", leverage=5.0, margin_currency="BTC"),
+        spot(4, "sell", 9.0, 70_000.0, "isolated", leverage=5.0, margin_currency="USDT", reduce_only=True),
+    ]
+    found = by_name(account({"USDT": 50_000.0}, orders))
+    assert set(found) == {"USDT", "BTC"}
+    assert {name: line.isolated for name, line in found.items()} == pytest.approx({"USDT": 17_000.0, "BTC": 0.04})
+    assert {line.given for line in found.values()} == {0.0}
+
+
+def test_a_coin_of_which_nothing_is_there_needs_no_price() -> None:
+    assert set(by_name(account({"USDT": 5.0, "NOBODYS": 0.0}))) == {"USDT"}
+
+
+def test_what_a_filled_order_would_cost_runs_through_the_tiers_of_the_coin_bought() -> None:
+    """10 BTC for 600,000 USDT, of which 9.99 come in: all of them count at 0.9, as 10 BTC would, 20 not."""
+    for size, worth in ((10.0, 9.99 * 0.9), (20.0, 10 * 0.9 + 9.98 * 0.8)):
+        pool = account({"USDT": 2e6}, [spot(1, "buy", size, 60_000.0)])
+        rows = currencies.lines(pool, MARKET, RULES)
+        loss = currencies.order_loss(rows, pool.orders, pool, MARKET, RULES)
+        assert loss == pytest.approx((size - worth) * 60_000.0)
+        assert currencies.adjusted(pool, rows, MARKET, RULES) == pytest.approx(
+            {"discounted USDT": 2e6, "spot order loss": -(size - worth) * 60_000.0})
+        without = PAPER.overlay(parameters={"multi_currency": {"order_loss": False}}).as_of(TIME, "nearest")
+        assert currencies.adjusted(pool, rows, MARKET, without) == pytest.approx({"discounted USDT": 2e6})
+
+
+def test_what_orders_hold_of_a_coin_that_counts_for_nothing_is_not_missed() -> None:
+    """Ten inverse contracts at 50,000 cost 0.05 % of 0.02 BTC."""
+    order = Order(1, RULES.instrument(INVERSE), "buy", 10.0, 50_000.0, "cross", "net", 10.0)
+    fee = 10 * 100 / 50_000 * 0.0005 * 60_000
+    on = account({"USDT": 1_000.0, "BTC": 1.0}, [order])
+    parts = currencies.adjusted(on, currencies.lines(on, MARKET, RULES), MARKET, RULES)
+    assert parts == pytest.approx({"discounted BTC": 54_000.0, "discounted USDT": 1_000.0, "order fees": -fee})
+    off = account({"USDT": 1_000.0, "BTC": 1.0}, [order], off=["BTC"])
+    parts = currencies.adjusted(off, currencies.lines(off, MARKET, RULES), MARKET, RULES)
+    assert parts == {"discounted BTC": 0.0, "discounted USDT": 1_000.0}
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_whether_options_back_an_account_is_a_choice_of_the_rules(counts: bool) -> None:
+    """100 calls on 0.01 BTC each, worth 0.1 of it."""
+    rules = PAPER.overlay(parameters={"multi_currency": {"option_value": counts}}).as_of(TIME, "nearest")
+    whole = Account({"BTC": 1.0})
+    whole.adopt(Position(rules.instrument(CALL), "cross", "net", 100.0, 0.1, 1.0))
+    (pool,) = mode_named("multi-currency").pools(whole)
+    (line,) = currencies.lines(pool, MARKET, rules)
+    assert [line.option_value, line.equity] == pytest.approx([0.1, 1.1])
+    assert line.backing == pytest.approx(1.1 if counts else 1.0)
+
+
+def test_premiums_and_isolated_orders_are_told_by_name() -> None:
+    """100 calls on 0.01 BTC at 0.1: 0.1 BTC at 60,000."""
+    buy = Order(1, RULES.instrument(CALL), "buy", 100.0, 0.1, "cross")
+    loan = spot(2, "buy", 1.0, 60_000.0, "isolated", leverage=5.0, margin_currency="USDT")
+    pool = account({"USDT": 50_000.0, "BTC": 1.0}, [buy, loan])
+    parts = currencies.adjusted(pool, currencies.lines(pool, MARKET, RULES), MARKET, RULES)
+    assert (parts["option premiums"], parts["isolated orders"]) == (-6_000.0, -12_000.0)
