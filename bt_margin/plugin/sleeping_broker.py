@@ -128,7 +128,9 @@ class SleepingBroker(AccountBroker):
 
     def _now(self) -> Instant:
         asleep = self._asleep
-        return asleep.instant() if asleep is not None and asleep.at >= asleep.first else super()._now()
+        if asleep is None or asleep.at < asleep.first or (self._stirred and not asleep.unchanged):
+            return super()._now()  # what was looked at is no longer the account that a strategy has changed in this bar
+        return asleep.instant()
 
     def judged_range(self, data: Any) -> tuple[float, float]:
         """Lowest and highest price of the feed's present bar that positions are judged at: marks, else last prices."""

@@ -375,6 +375,24 @@ def test_reading_an_instant_takes_nothing_from_who_reads_next() -> None:
     assert any(found[0])
 
 
+@pytest.mark.parametrize("sleep", [False, True])
+def test_an_instant_shows_what_a_strategy_has_changed_in_its_bar(sleep: bool) -> None:
+    """Read in every bar, so that what was looked at ahead is there already when the account mode changes."""
+    data = walk(3, 200, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=200, freq="1min"))
+    seen: list[set[str]] = []
+
+    def look(s: Diary) -> None:
+        s.broker.instant()
+        if s.bars == 100:
+            s.broker.switch_mode("multi-currency")
+        seen.append(set(s.broker.instant().collateral))
+
+    left = run({LINEAR: data}, {1: lambda s: s.buy(size=2), 150: lambda s: s.broker.switch_mode("cross")},
+               freqs={LINEAR: "1m"}, each=look, sleep=sleep)
+    assert seen == [set()] * 99 + [{"USDT"}] * 50 + [set()] * 51
+    assert bool(left.broker._sleeper and left.broker._sleeper.slept > 150) is sleep
+
+
 def test_an_engine_that_somebody_kept_shows_the_present() -> None:
     data = walk(3, 300, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=300, freq="1min"))
     seen: list[tuple[int, float, float]] = []
