@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,12 +246,14 @@ class Orders:
     """Resting orders, by queue. A value: what changes it makes another, and equal ones hold the same orders in the same
     order of arrival."""
 
-    __slots__ = ("_arrived", "_plus", "_queues")
+    __slots__ = ("_arrived", "_queues")
+    # the last orders that one was tried with, that one, and what came of it: one for all, as each of a thousand that
+    # kept its own would hold all that came after it
+    _tried: ClassVar[tuple[Orders, Order, Orders] | None] = None
 
     def __init__(self, queues: dict[QueueKey, Queue] | None = None, arrived: int = 0) -> None:
         self._queues = queues or {}
         self._arrived = arrived
-        self._plus: tuple[Order, Orders] | None = None  # what came of the last order that was tried
 
     @classmethod
     def of(cls, *orders: Order) -> Orders:
@@ -293,9 +295,10 @@ class Orders:
 
     def plus(self, order: Order) -> Orders:
         """With one more, the last to arrive: the very same for the very same order, which is tried before it rests."""
-        if self._plus is None or self._plus[0] is not order:
-            self._plus = (order, self._with(order, self._arrived + 1))
-        return self._plus[1]
+        last = Orders._tried
+        if last is None or last[0] is not self or last[1] is not order:
+            last = Orders._tried = (self, order, self._with(order, self._arrived + 1))
+        return last[2]
 
     def exchanged(self, former: Order, order: Order) -> Orders:
         """With one in the place of another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Event
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from bt_margin.engine.horizon import _as_at
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Orders
 from bt_margin.modes import mode_named
 from bt_margin.modes.base import Judgement, Pool, judge
 from bt_margin.modes.kept import Kept
@@ -232,6 +234,24 @@ def test_an_account_that_borrows_otherwise_is_another_pool() -> None:
     (owing,) = mode_named("multi-currency").pools(account)
     assert owing.holdings is not None
     assert owing.holdings.accrued == {"USDT": 2.0}
+
+
+def test_orders_that_somebody_kept_do_not_hold_all_that_came_after_them() -> None:
+    """As the report of an event does, which is laid out when somebody reads it, or never."""
+    account = Account({"USDT": 50_000.0})
+    kept = account.copy()
+    for number in range(50):
+        account.place(Order(number, RULES.instrument(BTC), "buy", 0.01, 90_000.0, "cross", "net", 10.0))
+    held, to_see = {id(kept.resting): kept.resting}, [kept.resting]
+    while to_see:
+        parts = gc.get_referents(to_see.pop())
+        found = [x for x in parts if isinstance(x, (Orders, dict, tuple)) and id(x) not in held]
+        held.update((id(x), x) for x in found)
+        to_see += found
+    assert [x for x in held.values() if isinstance(x, Orders)] == [kept.resting]
+    assert len(account.resting) == 50
+
+
 def test_what_is_kept_is_asked_once_for_one_market_under_one_set_of_rules() -> None:
     kept: Kept[str] = Kept()
     asked: list[str] = []
