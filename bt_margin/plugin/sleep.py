@@ -264,11 +264,12 @@ class Sleeper:
         self._patience = 1
         run_out = slept == quiet == self._width
         if run_out:
-            self._width = min(LONGEST, 4 * self._width)
+            width = 4 * self._width
         elif slept == quiet:
-            self._width = max(SHORTEST, 2 * quiet)
+            width = 2 * quiet
         else:  # somebody stirred, and may again after about as many
-            self._width = max(SHORTEST, (self._width + 2 * slept) // 2)
+            width = (self._width + 2 * slept) // 2
+        self._width = min(LONGEST, max(SHORTEST, width))
         return run_out
 
     def _in_vain(self) -> None:

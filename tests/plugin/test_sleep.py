@@ -22,6 +22,7 @@ from bt_margin.engine.clock import Deleveraging, ModeSwitch
 from bt_margin.plugin import feeds
 from bt_margin.plugin.analyzers import Recorder, entry_dict, event_dict
 from bt_margin.plugin.options import option_chain
+from bt_margin.plugin.sleep import LONGEST
 from tests.plugin.script import Diary, frame, run, walk
 
 LINEAR, OTHER, INVERSE, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USD:BTC", "BTC/USDT"
@@ -312,6 +313,14 @@ def test_a_look_reaches_about_as_far_as_somebody_lets_the_broker_sleep() -> None
     assert left.broker._sleeper.slept > 5_900
     assert all(64 <= width <= 1_600 for width in widths)
     assert sum(width >= 200 for width in widths) > len(widths) / 2
+
+
+def test_no_look_is_longer_than_the_longest() -> None:
+    data = walk(3, 200, spread=0.0005).set_axis(pd.date_range("2025-09-20T00:00Z", periods=200, freq="1min"))
+    sleeper = run({LINEAR: data}, {}, freqs={LINEAR: "1m"}).broker._sleeper
+    for slept, quiet in ((9_000, 9_000), (16_000, 16_000), (16_000, 16_384), (16_384, 16_384)):
+        sleeper.woke(slept, quiet)
+        assert 9_000 < sleeper._width <= LONGEST
 
 
 @pytest.mark.parametrize("rests", [False, True])
