@@ -67,7 +67,7 @@ class HoldOnce(MarginStrategy):
         """Why a book may not open, and at which exposure it could, never rounded up."""
         could = (f"{what} could open at {math.floor(most * 100) / 100:g}x of the {self.p.leverage:g}x asked"
                  if most >= 0.01 else "nothing of it could open")
-        return f"{refusal.reason}; short of {refusal.shortfall:,.2f} {refusal.currency}; {could}"
+        return f"{refusal.reason}{_short(refusal.shortfall, ' ' + refusal.currency)}; {could}"
 
     def _targets(self, equity: float) -> dict[str, float]:
         targets = {}
@@ -90,10 +90,10 @@ class HoldOnce(MarginStrategy):
 
     def notify_order(self, order: Any) -> None:
         if order.status in (order.Margin, order.Rejected) and order.ref in self._entries:
-            needs = order.info.get("shortfall") or 0.0
+            short = _short(order.info.get("shortfall") or 0.0)
             largest = order.info.get("largest_size") or 0.0
             self.refused = (
-                f"{order.data._name}: {order.info.get('reason')}; short of {needs:,.2f}, "
+                f"{order.data._name}: {order.info.get('reason')}{short}; "
                 f"largest size that could open {largest:,.10g} of {abs(order.created.size):,.10g}"
             )
             self._leave()
@@ -114,3 +114,8 @@ class HoldOnce(MarginStrategy):
                     self.cancel(order)
             if self.getposition(data).size:
                 self.close(data=data)
+
+
+def _short(amount: float, unit: str = "") -> str:
+    """What was missing, as words; none where nothing was."""
+    return f"; short of {amount:,.2f}{unit}" if amount else ""

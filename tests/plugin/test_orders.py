@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import random
+from typing import ClassVar
 
 import backtrader as bt
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from bt_margin import MarginBroker
 from bt_margin.errors import InputError, NotSupported
 from bt_margin.plugin import feeds
+from bt_margin.plugin.strategy import HoldOnce
 from tests.plugin.script import BTC, ETH, NO_FEES, SPOT, Diary, frame, run, walk
 
 LIMIT, STOP, MARKET = bt.Order.Limit, bt.Order.Stop, bt.Order.Market
@@ -122,6 +124,24 @@ def test_a_refusal_for_want_of_nothing_names_no_amount(caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING, "bt_margin"):
         run({BTC: frame([60_000] * 4)}, {1: lambda s: s.sell(size=2, reduce_only=True)})
     assert "there is no position of BTC/USDT:USDT to reduce (further refusals" in caplog.text
+
+
+@pytest.mark.parametrize(("cash", "setting", "exposure", "why"), [
+    (1e9, 50.0, 5.0, "leverage 50 allows (51004); the whole book could open at 0.01x of the 5x asked"),
+    (1e4, 10.0, 150.0, "(51008); short of 140,750.00 USDT; the whole book could open at 9.95x of the 150x asked"),
+])
+def test_a_book_that_is_refused_names_what_was_missing_where_something_was(
+    cash: float, setting: float, exposure: float, why: str
+) -> None:
+    class Book(HoldOnce):
+        weights: ClassVar[dict[str, float]] = {BTC: 1.0}
+
+    cerebro = bt.Cerebro(stdstats=False)
+    cerebro.broker = MarginBroker(mode="cross", cash=cash, leverage=setting)
+    cerebro.adddata(feeds.from_dataframe(frame([60_000] * 4), BTC, "1h"))
+    cerebro.addstrategy(Book, leverage=exposure)
+    (book,) = cerebro.run()
+    assert book.refused.endswith(why)
 
 
 def test_a_refusal_says_why_how_much_and_is_printed_once(caplog: pytest.LogCaptureFixture) -> None:
