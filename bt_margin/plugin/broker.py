@@ -236,7 +236,7 @@ class MarginBroker(SleepingBroker):
             self._engine = self._begin(bars)
             for data in self.feeds.values():
                 self.instrument(data)  # a product that is not built yet is refused before anything trades
-            self._may_sleep()
+            self._find_sleeper()
         engine = self._engine
         while self._cash_addition:
             amount = self._cash_addition.popleft()

@@ -70,7 +70,7 @@ class SleepingBroker(AccountBroker):
         """True while nothing can happen."""
         return self._asleep is not None
 
-    def _may_sleep(self) -> None:
+    def _find_sleeper(self) -> None:
         """With the first bar: from here on bars are slept through where they can be."""
         if self.p.sleep:
             self._sleeper = Sleeper.over(self.feeds, self.p.currency, self.p.path, self.p.min_value)

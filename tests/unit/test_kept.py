@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from bt_margin.engine.horizon import _as_at
 from bt_margin.model.account import Account, Order, Position
+from bt_margin.model.borrowing import SpotUse
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders
 from bt_margin.modes import mode_named
@@ -234,6 +235,20 @@ def test_an_account_that_borrows_otherwise_is_another_pool() -> None:
     (owing,) = mode_named("multi-currency").pools(account)
     assert owing.holdings is not None
     assert owing.holdings.accrued == {"USDT": 2.0}
+    account.balances = {"USDC": account.balances["USDT"]}
+    (elsewhere,) = mode_named("multi-currency").pools(account)
+    assert elsewhere.holdings is not None
+    assert elsewhere.holdings.balances == {"USDC": 50_000.0}
+
+
+def test_an_account_that_uses_its_coins_otherwise_is_another_pool() -> None:
+    account = Account({"BTC": 1.0})
+    (all_of_it,) = mode_named("portfolio").pools(account)
+    account.spot_use = SpotUse(cap={"BTC": 0.5})
+    (half,) = mode_named("portfolio").pools(account)
+    assert all_of_it.holdings is not None
+    assert half.holdings is not None
+    assert (all_of_it.holdings.spot_use.cap, half.holdings.spot_use.cap) == ({}, {"BTC": 0.5})
 
 
 def test_orders_that_somebody_kept_do_not_hold_all_that_came_after_them() -> None:
