@@ -32,7 +32,7 @@ def load(spec: str) -> Any:
 
     if spec in EXAMPLES:
         module, wanted = _bundled(spec), ""
-    elif ":" in spec:
+    elif _is_path(spec):
         name, _, wanted = spec.partition(":")
         folder = os.getcwd()
         if folder not in sys.path:
@@ -54,6 +54,12 @@ def load(spec: str) -> Any:
         if inspect.isclass(value) and issubclass(value, bt.Strategy) and value.__module__ == module.__name__
     ]
     return own[0]
+
+
+def _is_path(spec: str) -> bool:
+    """True for the form of `module:Class`, of a module in packages or not."""
+    name, _, wanted = spec.partition(":")
+    return wanted.isidentifier() and all(part.isidentifier() for part in name.split("."))
 
 
 def spec_of(strategy: type) -> str:

@@ -142,6 +142,13 @@ def test_strategies_and_windows_are_found() -> None:
         Study(modes=["folio"])
 
 
+@pytest.mark.parametrize("spec", [":", ":Long", "json:", ".json:Long", "json.:Long", "json:JSON Decoder", "a b:Long", ""])
+def test_what_has_not_the_form_of_a_module_and_its_class_is_refused(spec: str) -> None:
+    """`:` was given to the importer (found by tests.hostile), and `json:` for the first strategy of a module of none."""
+    with pytest.raises(InputError, match="or module:Class, found"):
+        load(spec)
+
+
 def test_a_cell_never_raises_for_its_own_trouble() -> None:
     (task,) = Study(["leveraged_long"], ["cross"], ["2018-01-01/2018-01-02"], [2]).tasks
     assert run_cell(task).row["verdict"] == "no data"
