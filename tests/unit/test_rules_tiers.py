@@ -172,3 +172,15 @@ def test_a_generated_ladder_ends_at_its_last_rate(tiers: Tiers) -> None:
 def test_more_leverage_never_allows_more_size(tiers: Tiers, a: float, b: float) -> None:
     low, high = sorted((a, b))
     assert tiers.max_size(high) <= tiers.max_size(low)
+
+
+def test_what_a_table_remembers_is_no_part_of_it() -> None:
+    """Largest sizes once asked for, and its bounds, which are in its rows."""
+    rows = [[10, 0.01, 0.02, 50], [20, 0.02, 0.04, 25]]
+    one, same = (Tiers.from_rows("X/USDT:USDT", rows) for _ in range(2))
+    assert one.max_size(25.0) == 20.0
+    assert one == same
+    assert repr(one) == repr(same)
+    assert "_limits" not in repr(one)
+    with pytest.raises(TypeError):
+        Tiers("X/USDT:USDT", "contracts", one.rows, {25.0: 1.0})  # type: ignore[call-arg]
