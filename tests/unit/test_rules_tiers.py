@@ -184,3 +184,17 @@ def test_what_a_table_remembers_is_no_part_of_it() -> None:
     assert "_limits" not in repr(one)
     with pytest.raises(TypeError):
         Tiers("X/USDT:USDT", "contracts", one.rows, {25.0: 1.0})  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("symbol", "unit", "what", "key"), [
+    ("X/USDT:USDT", "contracts", "size", "instruments.X/USDT:USDT.tiers"),
+    ("USDT", "USDT", "debt", "borrow_tiers.USDT"),
+])
+def test_beyond_the_last_tier_it_says_what_to_give(symbol: str, unit: str, what: str, key: str) -> None:
+    tiers = Tiers.from_rows(symbol, [[10, 0.01, 0.02, 50], [20, 0.02, 0.04, 25]], unit=unit)
+    with pytest.raises(InputError) as told:
+        tiers.at(21.0)
+    assert str(told.value) == (
+        f"{symbol}: a {what} of 21 {unit} is beyond the largest known tier (20), where no rate is known; take a smaller "
+        f"size or give `{key}`"
+    )
