@@ -180,6 +180,7 @@ def test_what_a_table_remembers_is_no_part_of_it() -> None:
     one, same = (Tiers.from_rows("X/USDT:USDT", rows) for _ in range(2))
     assert one.max_size(25.0) == 20.0
     assert one == same
+    assert one.unit == "contracts"
     assert repr(one) == repr(same)
     assert "_limits" not in repr(one)
     with pytest.raises(TypeError):
@@ -195,6 +196,6 @@ def test_beyond_the_last_tier_it_says_what_to_give(symbol: str, unit: str, what:
     with pytest.raises(InputError) as told:
         tiers.at(21.0)
     assert str(told.value) == (
-        f"{symbol}: a {what} of 21 {unit} is beyond the largest known tier (20), where no rate is known; take a smaller "
-        f"size or give `{key}`"
+        f"{symbol}: a {what} of 21 {unit} is beyond the largest known tier (20), where no rate is known; take a "
+        f"smaller size or give `{key}`"
     )
