@@ -81,6 +81,8 @@ def test_no_rate_beyond_the_last_tier(size: float) -> None:
         ([[1, 0.01, 0.02]], r"tiers.X\[0\]: expected \[max size"),
         ([[1, 0.01, 0.02, 50], [1, 0.02, 0.03, 30]], r"tiers.X\[1\]: expected a max size above 1"),
         ([[1, 0.02, 0.03, 30], [2, 0.01, 0.02, 50]], r"tiers.X\[1\]: rates may not fall"),
+        ([[1, 0.02, 0.03, 30], [2, 0.01, 0.03, 30]], r"tiers.X\[1\]: rates may not fall"),
+        ([[1, 0.02, 0.04, 25], [2, 0.02, 0.03, 30]], r"tiers.X\[1\]: rates may not fall"),
         ([[1, 0.02, 0.02, 50]], r"tiers.X\[0\]: maintenance rate 0.02 must be below"),
         ([[math.nan, 0.01, 0.02, 50]], r"tiers.X\[0\]: expected four finite"),
         ([[math.inf, 0.01, 0.02, 50]], r"tiers.X\[0\]: expected four finite"),
@@ -172,6 +174,10 @@ def test_a_generated_ladder_ends_at_its_last_rate(tiers: Tiers) -> None:
 def test_more_leverage_never_allows_more_size(tiers: Tiers, a: float, b: float) -> None:
     low, high = sorted((a, b))
     assert tiers.max_size(high) <= tiers.max_size(low)
+
+
+def test_the_leverage_of_later_tiers_is_cut_as_the_venue_prints_it() -> None:
+    assert [(row.initial, row.max_leverage) for row in BTC.rows[3:6]] == [(0.025, 40.0), (0.03, 33.33), (0.035, 28.57)]
 
 
 def test_what_a_table_remembers_is_no_part_of_it() -> None:
