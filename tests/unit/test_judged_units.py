@@ -14,7 +14,7 @@ from bt_margin.modes import currencies
 from bt_margin.modes.base import Pool
 from bt_margin.modes.judged_units import JudgedUnit, judged_units
 
-from .test_portfolio_laws import INVERSE, OPTIONS, SWAP, instrument, market, pool, requirement, rules
+from .test_portfolio_laws import INVERSE, OPTIONS, SWAP, instrument, market, pool, requirement, rules, unit
 
 BUY = Order(7, instrument(SWAP), "buy", 300.0, None, "cross")
 SELL = Order(8, instrument(SWAP), "sell", 50.0, None, "cross")
@@ -82,3 +82,38 @@ def test_coins_that_may_join_a_unit_by_either_reading_of_spot() -> None:
     assert equity.other_spot == pytest.approx(1.5)
     assert cash.other_spot == pytest.approx(1.5 + profit)
     assert float(equity.now.maintenance) != pytest.approx(float(cash.now.maintenance))
+
+
+CASES = [  # MR1, MR2, MR3, MR4, MR5, MR6, MR7, MR9, and which of MR1, MR2, MR6 counts, or MR7 alone
+    ((100.0, 40.0, 5.0, 7.0, 11.0, 60.0, 30.0, 13.0), "MR1"),
+    ((40.0, 100.0, 5.0, 7.0, 11.0, 60.0, 30.0, 13.0), "MR2"),
+    ((40.0, 60.0, 5.0, 7.0, 11.0, 100.0, 30.0, 13.0), "MR6"),
+    ((100.0, 100.0, 5.0, 7.0, 11.0, 100.0, 30.0, 13.0), "MR1"),
+    ((60.0, 100.0, 5.0, 7.0, 11.0, 100.0, 30.0, 13.0), "MR2"),
+    ((100.0, 40.0, 5.0, 7.0, 11.0, 60.0, 136.0, 13.0), "MR1"),  # as much as all the others together
+    ((100.0, 40.0, 5.0, 7.0, 11.0, 60.0, 137.0, 13.0), "MR7"),
+]
+CHARGED = ("MR1", "MR2", "MR3", "MR4", "MR5", "MR6", "MR7", "MR9")
+
+
+def test_the_parts_of_a_units_margin_add_up_at_one_instant_and_at_many() -> None:
+    known = unit(pool([(SWAP, 100.0)]))
+    one_by_one = []
+    for values, counts in CASES:
+        of = dict(zip(CHARGED, values, strict=True))
+        here = replace(known, charges={**of})
+        parts = here.binding()
+        assert list(parts) == list(CHARGED)
+        if counts == "MR7":
+            assert parts == dict.fromkeys(CHARGED, 0.0) | {"MR7": 137.0}
+        else:
+            assert parts == {name: of[name] if name == counts or name in ("MR3", "MR4", "MR5", "MR9") else 0.0
+                             for name in CHARGED}
+        assert sum(float(part) for part in parts.values()) == float(here.maintenance) == max(136.0, of["MR7"])
+        one_by_one.append(parts)
+    columns = np.array([values for values, _ in CASES]).T
+    many = replace(known, charges=dict(zip(CHARGED, columns, strict=True))).binding()
+    for place, parts in enumerate(one_by_one):
+        assert {name: float(np.asarray(many[name])[place]) for name in CHARGED} == parts
+    mixed = replace(known, charges={**dict(zip(CHARGED, CASES[0][0], strict=True)), "MR7": np.array([30.0, 137.0])})
+    assert [np.asarray(part).tolist() for part in mixed.binding().values()][:2] == [[100.0, 0.0], [0.0, 0.0]]
