@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -117,3 +118,10 @@ def test_the_parts_of_a_units_margin_add_up_at_one_instant_and_at_many() -> None
         assert {name: float(np.asarray(many[name])[place]) for name in CHARGED} == parts
     mixed = replace(known, charges={**dict(zip(CHARGED, CASES[0][0], strict=True)), "MR7": np.array([30.0, 137.0])})
     assert [np.asarray(part).tolist() for part in mixed.binding().values()][:2] == [[100.0, 0.0], [0.0, 0.0]]
+
+
+def test_what_is_no_number_is_told_as_the_scenarios() -> None:
+    known = unit(pool([(SWAP, 100.0)]))
+    parts = replace(known, charges={**known.charges, "MR1": math.nan}).binding()
+    assert list(parts) == list(CHARGED)
+    assert math.isnan(float(parts["MR1"]))
