@@ -219,3 +219,15 @@ def test_orders_against_a_loan_need_what_goes_beyond_the_margin_it_frees() -> No
                            for n, size, price in ((1, 1.0, 60_000.0), (2, 0.5, 50_000.0)))).queues
     found = [spot_margin.orders_margin(queue, MARKET, freed) for freed in (0.0, 1.0, 6_000.0, 20_000.0)]
     assert found == pytest.approx([17_000.0, 16_998.0, 6_000.0, 0.0])
+
+
+def test_a_loan_frees_its_margin_for_what_reverses_it() -> None:
+    """One bitcoin bought for 60,000 at five times: an order to sell two needs 12,000 beyond the 12,000 it frees, one to
+    buy another 12,000; nothing is to be maintained before it fills."""
+    for side, size, needs in (("sell", 2.0, 12_000.0), ("sell", 0.5, 0.0), ("buy", 1.0, 12_000.0)):
+        order = Order(1, SPOT, side, size, 60_000.0, "cross", "net", 5.0, margin_currency="USDT", reverse=True)
+        (row,) = spot_margin.order_charges(Orders.of(order).queues, [loan()], MARKET)
+        assert (row.name, row.unit, row.maintenance, row.fee) == ("order margin", PAIR, 0.0, 0.0)
+        assert row.initial == pytest.approx(needs)
+        (row,) = spot_margin.order_charges(Orders.of(order).queues, [], MARKET)
+        assert row.initial == pytest.approx(12_000.0 * size)
