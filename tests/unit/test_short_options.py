@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bt_margin.engine.builder import parse_time
@@ -69,3 +71,19 @@ def test_a_bought_option_asks_for_nothing() -> None:
     account.adopt(held(CALL, 10.0))
     (row,) = assess(account, CROSS, MARKET, RULES).positions
     assert (row.initial_margin, row.maintenance_margin, row.liquidation_fee) == (0.0, 0.0, 0.0)
+
+
+def test_the_row_of_a_sold_option_whole() -> None:
+    """A tenth of a bitcoin short at 0.08, now 0.1: worth 0.01 BTC at 60,000 USD, of which 0.002 are lost."""
+    account = Account({"BTC": 1.0})
+    account.adopt(replace(held(CALL, -10.0), entry_price=0.08))
+    (row,) = assess(account, CROSS, MARKET, RULES).positions
+    assert [row.notional, row.notional_usd, row.option_value] == pytest.approx([0.01, 600.0, -0.01])
+    assert [row.unrealised_pnl, row.unrealised_pnl_ratio] == pytest.approx([-0.002, -0.25])
+    assert (row.leverage, row.tier, row.available_assets) == (1.0, 1, 10.0)
+    assert (row.contracts, row.entry_price, row.mark_price, row.break_even_price) == (-10.0, 0.08, 0.1, 0.08)
+    bs, pa = options.greeks(RULES.instrument(CALL), MARKET)
+    told = [row.delta, row.gamma, row.vega, row.theta, row.delta_pa, row.gamma_pa, row.vega_pa, row.theta_pa]
+    known = [float(x) for each in (bs, pa) for x in (each.delta, each.gamma, each.vega, each.theta)]
+    assert told == pytest.approx([-0.1 * x for x in known])
+    assert 0.4 < known[0] < 0.7
