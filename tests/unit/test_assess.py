@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,14 +11,17 @@ from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Orders
 from bt_margin.modes import spot_margin
+from bt_margin.modes.account_report import coin_prices, spot_order
 from bt_margin.modes.assess import assess, order_report, transferable
 from bt_margin.modes.base import Pool, judge
 from bt_margin.modes.cross import CROSS
 from bt_margin.modes.isolated import ISOLATED
 from bt_margin.modes.multi_currency import MULTI_CURRENCY
 from bt_margin.modes.portfolio import PORTFOLIO
-from tests.unit.whole import ETHPAIR, INDEX, PAIR, PAPER, PRICES, SWAP, TIME
+from bt_margin.modes.reach import reach
+from tests.unit.whole import ETHPAIR, ETHSWAP, INDEX, PAIR, PAPER, PRICES, SWAP, TIME
 
 RULES = PAPER.as_of(TIME, "nearest")
 MARKET = Market(TIME, PRICES, PRICES, INDEX)
@@ -149,3 +153,81 @@ def test_the_row_of_an_order_to_buy_options_whole() -> None:
         assert (found.order_loss, found.accepted, found.reason, found.shortfall) == (0.0, True, "", 0.0)
     cheap = order_report(Account({"BTC": 1.0}), Order(1, call, "buy", 100.0, 0.001, "cross"), market, RULES, CROSS)
     assert cheap.fee == pytest.approx(0.125 * 0.001)  # no more than an eighth of the premium at its own price
+
+
+@pytest.mark.parametrize(("balances", "margin"), [
+    ({"USDT": 50_000.0}, 0.0),
+    ({"USDT": 29_999.5}, 0.05),  # half a USDT is borrowed, at a tenth
+    ({"USDT": -10_000.0, "ETH": 100.0}, 3_000.0),  # 30,000 on top of what is owed already
+])
+def test_the_row_of_a_spot_order_of_an_account_whole(balances: dict[str, float], margin: float) -> None:
+    """Half a bitcoin for 30,000 USDT of 0.9 USD each; 0.4995 come in, and count at 0.9: 2,724.30 USD are lost."""
+    cheap = replace(MARKET, indexes={**INDEX, "USDT/USD": 0.9})
+    (pool,) = MULTI_CURRENCY.pools(Account(balances))
+    order = Order(1, SPOT, "buy", 0.5, 60_000.0, "cash")
+    found = spot_order(pool, order, cheap, RULES)
+    assert (found.symbol, found.side, found.amount, found.price) == (PAIR, "buy", 0.5, 60_000.0)
+    assert [found.initial_margin, found.order_loss, found.fee] == pytest.approx([margin, 2_724.3 / 0.9, 30.0])
+    assert (found.accepted, found.reason, found.shortfall) == (True, "", 0.0)
+    blind = PAPER.overlay(parameters={"multi_currency": {"order_loss": False}}).as_of(TIME, "nearest")
+    assert spot_order(pool, order, cheap, blind).order_loss == 0.0
+
+
+def test_prices_of_an_account_leave_its_orders_aside_and_options_out() -> None:
+    account = Account({"USDT": 10_525.0})
+    account.adopt(Position(PERPETUAL, "cross", "net", 100.0, 60_000.0, 10.0))
+    account.place(Order(1, PERPETUAL, "buy", 100.0, 60_000.0, "cross", "net", 10.0))
+    found = assess(account, MULTI_CURRENCY, MARKET, RULES)
+    (row,) = found.positions
+    assert row.liquidation_price == pytest.approx(50_000.0)
+    assert row.trigger_price is not None
+    assert row.trigger_price > 50_500.0  # the order asks for margin, too
+    assert not [said for said in found.warnings if said.startswith("liquidation price")]
+    call = "BTC/USD:BTC-251226-60000-C"
+    market = replace(MARKET, marks={**PRICES, call: 0.1}, indexes={**INDEX, "BTC/USD": 60_000.0},
+                     forwards={"BTC/USD:BTC-251226": 60_000.0})
+    account = Account({"BTC": 1.0, "USDT": 1_365.0})
+    account.adopt(Position(RULES.instrument(call), "cross", "net", 1.0, 0.1, 1.0))
+    (pool,) = MULTI_CURRENCY.pools(account)
+    assert coin_prices(pool, judge(pool, market, RULES), market, RULES) == {}
+    ether = Position(RULES.instrument(ETHSWAP), "cross", "net", 300.0, 3_000.0, 10.0)  # 30 ether, 300 USDT a per cent
+    prices = coin_prices(replace(pool, positions=(*pool.positions, ether)), judge(pool, market, RULES), market, RULES)
+    assert set(prices) == {"ETH"}
+    assert prices["ETH"].trigger is not None
+
+
+def test_a_move_that_is_found_needs_no_reason_one_that_the_rules_do_not_reach_has_one() -> None:
+    account = Account({"USDT": 10_525.0})
+    account.adopt(Position(PERPETUAL, "cross", "net", 100.0, 60_000.0, 10.0))
+    (pool,) = MULTI_CURRENCY.pools(account)
+    ((found, why),) = reach(pool, "BTC", MARKET, RULES, lambda j: j.gap)
+    assert found == pytest.approx(-1 / 6)
+    assert why == ""
+    rich = Account({"USDT": -390_000.0, "ETH": 1_000.0})
+    rich.borrowing = Borrowing(leverage={"USDT": 2.5})
+    rich.adopt(Position(PERPETUAL, "cross", "net", 500.0, 60_000.0, 10.0))
+    (pool,) = MULTI_CURRENCY.pools(rich)
+    ((move, why),) = reach(pool, "BTC", MARKET, RULES, lambda j: j.gap)
+    assert move is None
+    assert why.startswith("prices of BTC moved by -")
+    assert "USDT: a debt of" in why
+
+
+def test_orders_against_a_loan_need_what_goes_beyond_the_margin_it_frees() -> None:
+    """Orders of 12,000 and 5,000 of margin."""
+    (queue,) = Orders.of(*(Order(n, SPOT, "sell", size, price, "cross", "net", 5.0, margin_currency="USDT")
+                           for n, size, price in ((1, 1.0, 60_000.0), (2, 0.5, 50_000.0)))).queues
+    found = [spot_margin.orders_margin(queue, MARKET, freed) for freed in (0.0, 1.0, 6_000.0, 20_000.0)]
+    assert found == pytest.approx([17_000.0, 16_998.0, 6_000.0, 0.0])
+
+
+def test_a_loan_frees_its_margin_for_what_reverses_it() -> None:
+    """One bitcoin bought for 60,000 at five times: an order to sell two needs 12,000 beyond the 12,000 it frees, one to
+    buy another 12,000; nothing is to be maintained before it fills."""
+    for side, size, needs in (("sell", 2.0, 12_000.0), ("sell", 0.5, 0.0), ("buy", 1.0, 12_000.0)):
+        order = Order(1, SPOT, side, size, 60_000.0, "cross", "net", 5.0, margin_currency="USDT", reverse=True)
+        (row,) = spot_margin.order_charges(Orders.of(order).queues, [loan()], MARKET)
+        assert (row.name, row.unit, row.maintenance, row.fee) == ("order margin", PAIR, 0.0, 0.0)
+        assert row.initial == pytest.approx(needs)
+        (row,) = spot_margin.order_charges(Orders.of(order).queues, [], MARKET)
+        assert row.initial == pytest.approx(12_000.0 * size)

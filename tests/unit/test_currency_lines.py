@@ -51,10 +51,12 @@ def test_orders_for_isolated_loans_hold_their_margin_and_give_no_coins() -> None
         spot(3, "buy", 0.2, 50_000.0, "isolated", leverage=5.0, margin_currency="BTC"),
         spot(4, "sell", 9.0, 70_000.0, "isolated", leverage=5.0, margin_currency="USDT", reduce_only=True),
     ]
-    found = by_name(account({"USDT": 50_000.0}, orders))
-    assert set(found) == {"USDT", "BTC"}
-    assert {name: line.isolated for name, line in found.items()} == pytest.approx({"USDT": 17_000.0, "BTC": 0.04})
-    assert {line.given for line in found.values()} == {0.0}
+    without = account({"USDT": 50_000.0}, orders[:3])
+    for pool in (account({"USDT": 50_000.0}, orders), without, without.with_order(orders[3])):
+        found = by_name(pool)
+        assert set(found) == {"USDT", "BTC"}
+        assert {name: line.isolated for name, line in found.items()} == pytest.approx({"USDT": 17_000.0, "BTC": 0.04})
+        assert {line.given for line in found.values()} == {0.0}
 
 
 def test_a_coin_of_which_nothing_is_there_needs_no_price() -> None:

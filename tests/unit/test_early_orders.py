@@ -103,6 +103,9 @@ def test_how_far_it_is_away_at_many_instants() -> None:
         assert np.asarray(found)[place] == pytest.approx(float(one), abs=1e-9)
     free = early_spare(pool, replace(MARKET, lasts={**MARKS, PAIR: 0.0 * prices}), RULES)
     assert np.asarray(free).tolist() == [60_000.0 + 54_000.0] * 3  # nothing is held back: only the account is asked
+    call = account({"BTC": 0.11, "USDT": 1e6}, [Order(1, RULES.instrument(CALL), "buy", 100.0, None, "cross")])
+    found = early_spare(call, replace(MARKET, lasts={**MARKS, CALL: np.array([0.1, 0.12])}), RULES)
+    assert found == pytest.approx(np.array([0.01, -0.01]), abs=1e-9)
 
 
 def test_what_a_contract_needs_says_in_which_currency_and_at_what_price() -> None:

@@ -81,6 +81,8 @@ def test_no_rate_beyond_the_last_tier(size: float) -> None:
         ([[1, 0.01, 0.02]], r"tiers.X\[0\]: expected \[max size"),
         ([[1, 0.01, 0.02, 50], [1, 0.02, 0.03, 30]], r"tiers.X\[1\]: expected a max size above 1"),
         ([[1, 0.02, 0.03, 30], [2, 0.01, 0.02, 50]], r"tiers.X\[1\]: rates may not fall"),
+        ([[1, 0.02, 0.03, 30], [2, 0.01, 0.03, 30]], r"tiers.X\[1\]: rates may not fall"),
+        ([[1, 0.02, 0.04, 25], [2, 0.02, 0.03, 30]], r"tiers.X\[1\]: rates may not fall"),
         ([[1, 0.02, 0.02, 50]], r"tiers.X\[0\]: maintenance rate 0.02 must be below"),
         ([[math.nan, 0.01, 0.02, 50]], r"tiers.X\[0\]: expected four finite"),
         ([[math.inf, 0.01, 0.02, 50]], r"tiers.X\[0\]: expected four finite"),
@@ -172,3 +174,36 @@ def test_a_generated_ladder_ends_at_its_last_rate(tiers: Tiers) -> None:
 def test_more_leverage_never_allows_more_size(tiers: Tiers, a: float, b: float) -> None:
     low, high = sorted((a, b))
     assert tiers.max_size(high) <= tiers.max_size(low)
+
+
+def test_the_leverage_of_later_tiers_is_cut_as_the_venue_prints_it() -> None:
+    tiers = Tiers.from_rows("X/USDT:USDT", [[20_000, 0.0075, 0.02, 50]], STEP)
+    found = [(row.initial, row.max_leverage) for row in tiers.rows[1:4]]
+    assert found == [(0.025, 40.0), (0.03, 33.33), (0.035, 28.57)]
+
+
+def test_what_a_table_remembers_is_no_part_of_it() -> None:
+    """Largest sizes once asked for, and its bounds, which are in its rows."""
+    rows = [[10, 0.01, 0.02, 50], [20, 0.02, 0.04, 25]]
+    one, same = (Tiers.from_rows("X/USDT:USDT", rows) for _ in range(2))
+    assert one.max_size(25.0) == 20.0
+    assert one == same
+    assert one.unit == "contracts"
+    assert repr(one) == repr(same)
+    assert "_limits" not in repr(one)
+    with pytest.raises(TypeError):
+        Tiers("X/USDT:USDT", "contracts", one.rows, {25.0: 1.0})  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("symbol", "unit", "what", "key"), [
+    ("X/USDT:USDT", "contracts", "size", "instruments.X/USDT:USDT.tiers"),
+    ("USDT", "USDT", "debt", "borrow_tiers.USDT"),
+])
+def test_beyond_the_last_tier_it_says_what_to_give(symbol: str, unit: str, what: str, key: str) -> None:
+    tiers = Tiers.from_rows(symbol, [[10, 0.01, 0.02, 50], [20, 0.02, 0.04, 25]], unit=unit)
+    with pytest.raises(InputError) as told:
+        tiers.at(21.0)
+    assert str(told.value) == (
+        f"{symbol}: a {what} of 21 {unit} is beyond the largest known tier (20), where no rate is known; take a "
+        f"smaller size or give `{key}`"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bt_margin.model.account import Account, Order, Position
@@ -14,7 +15,15 @@ from bt_margin.modes.base import Pool
 from bt_margin.modes.cross import CROSS
 from bt_margin.modes.exposure import exposures, opening_queues
 from bt_margin.modes.isolated import ISOLATED, pool_name
-from bt_margin.modes.valuation import forced_size, order_initial, order_price, taker
+from bt_margin.modes.valuation import (
+    forced_size,
+    margin_of,
+    order_initial,
+    order_price,
+    order_prices,
+    taker,
+    value_of,
+)
 from bt_margin.rules.book import Rules, load_rules
 
 SYMBOL = "BTC/USDT:USDT"
@@ -128,3 +137,30 @@ def test_isolated_pools_are_named_by_side_and_own_their_orders() -> None:
     assert (row.name, row.unit) == ("position margin", SYMBOL)
     assert (row.initial, row.maintenance, row.fee) == pytest.approx((135.0, 30.0, 1_500.0 * fee))
     assert row.detail == {"tier": 2, "rate": 0.02, "taker": fee, "notional": 1_500.0}
+
+
+MIXES = [(100.0, 100.0), (90.0, 130.0), (None, None), (None, 90.0), (130.0, None), (80.0,), (None,),
+         (130.0, 140.0, 150.0)]
+
+
+@pytest.mark.parametrize("symbol", [SYMBOL, "BTC/USD:BTC", "BTC/USDT"])
+@pytest.mark.parametrize("side", ["buy", "sell"])
+@pytest.mark.parametrize("prices", MIXES)
+def test_a_queue_is_priced_order_by_order(symbol: str, side: str, prices: tuple[float | None, ...]) -> None:
+    """At one mark, at marks that all of the orders lie beyond or within, at last prices of many instants."""
+    instrument = rules_at(NEW).instrument(symbol)
+    mode = "cash" if instrument.is_spot else "cross"
+    orders = [Order(n, instrument, side, 2.0 + n, price, mode, "net", 5.0 + n) for n, price in enumerate(prices)]
+    (queue,) = Orders.of(*orders).queues
+    for marks in (100.0, np.array([100.0, 120.0]), np.array([10.0, 20.0]), np.array([1_000.0, 2_000.0])):
+        for lasts in (110.0, np.array([105.0, 95.0])):
+            here = Market(NEW, {symbol: marks}, {symbol: lasts})
+            found, known = order_prices(queue, here), [order_price(one, here) for one in orders]
+            assert len(found) == len(known)
+            for one, other in zip(found, known, strict=True):
+                assert np.array_equal(np.broadcast_to(one, 2), np.broadcast_to(other, 2))
+            value = sum(instrument.notional(one.size, price) for one, price in zip(orders, known, strict=True))
+            margin = sum(instrument.notional(one.size, price) / one.leverage
+                         for one, price in zip(orders, known, strict=True))
+            assert value_of(queue, here, 0.5) == pytest.approx(0.5 * value)
+            assert margin_of(queue, here) == pytest.approx(margin)
