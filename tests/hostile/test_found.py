@@ -160,6 +160,13 @@ def test_choices_that_were_taken_are_refused(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("spec", [":", ".json:Long", "json:"])
+def test_a_strategy_without_a_module_or_a_class_is_refused(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first two went to the importer and ended in a traceback, the third in that of an empty list."""
+    assert call("compare", spec) == 2
+    assert f"or module:Class, found {spec!r}" in capsys.readouterr().err
+
+
 def test_maps_in_a_mode_that_is_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """They were left out without a word."""
     assert call("compare", "leveraged_long", "--maps", "crosss") == 2

@@ -144,7 +144,6 @@ def test_strategies_and_windows_are_found() -> None:
 
 @pytest.mark.parametrize("spec", [":", ":Long", "json:", ".json:Long", "json.:Long", "json:A B", "a b:Long", ""])
 def test_what_has_not_the_form_of_a_module_and_its_class_is_refused(spec: str) -> None:
-    """`:` went to the importer (found by tests.hostile), `json:` to the first strategy of a module that has none."""
     with pytest.raises(InputError, match="or module:Class, found"):
         load(spec)
 
