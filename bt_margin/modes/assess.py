@@ -57,6 +57,7 @@ def assess(
     orders: Iterable[OrderReport] | None = None,
 ) -> AccountReport:
     """Judge every pool and lay out the account. Raises where a price, tier or fee is missing."""
+    market = replace(market)  # what is remembered of it is of this call: whoever made its prices may have changed them
     judged = [(pool, judge(pool, market, rules)) for pool in account_pools(account, mode)]
     pool_reports = tuple(_pool_report(pool, j, market, rules) for pool, j in judged)
     whole = next(((i, pool, j) for i, (pool, j) in enumerate(judged) if pool.holdings is not None), None)

@@ -19,6 +19,7 @@ from bt_margin.model.borrowing import SpotUse
 from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders
 from bt_margin.modes import mode_named
+from bt_margin.modes.assess import assess
 from bt_margin.modes.base import Judgement, Pool, judge
 from bt_margin.modes.kept import Kept
 from bt_margin.modes.ladder import unhedged_largest_relief
@@ -239,6 +240,20 @@ def test_an_account_that_borrows_otherwise_is_another_pool() -> None:
     (elsewhere,) = mode_named("multi-currency").pools(account)
     assert elsewhere.holdings is not None
     assert elsewhere.holdings.balances == {"USDC": 50_000.0}
+
+
+@pytest.mark.parametrize("mode", ["cross", "multi-currency", "portfolio"])
+def test_a_report_shows_prices_as_they_are_in_a_dict_that_its_caller_goes_on_writing_to(mode: str) -> None:
+    """3 BTC long: 50,000 USDT, and 30,000 less where each is worth 10,000 less."""
+    account = Account({"USDT": 50_000.0})
+    account.adopt(Position(RULES.instrument(BTC), "cross", "net", 300.0, 118_000.0, 10.0))
+    prices, worth = {BTC: 118_000.0}, []
+    market = Market(TIME, prices, prices, {"BTC/USDT": 118_000.0})
+    for price in (118_000.0, 108_000.0):
+        prices[BTC] = price
+        (pool,) = assess(account, mode_named(mode), market, RULES).pools
+        worth.append(round(float(pool.equity), 6))
+    assert worth == [50_000.0, 20_000.0]
 
 
 def test_an_account_that_uses_its_coins_otherwise_is_another_pool() -> None:
