@@ -192,10 +192,9 @@ class Account:
         return self.resting if there is None else self.resting.without(there)
 
     def held_size(self, key: PositionKey) -> float:
-        """Signed size of the position that orders of a key meet; 0.0 where there is none. With two legs orders meet
-        none: one that is against its leg only closes."""
+        """Signed size of the position that orders of a key meet; 0.0 where there is none."""
         position = self.positions.get(key)
-        return 0.0 if position is None or key.side != "net" else position.size
+        return 0.0 if position is None else position.size
 
     def adopt(self, position: Position) -> None:
         """Take in a position as it stands (the position builder's books start from positions, not trades)."""

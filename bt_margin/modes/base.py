@@ -113,7 +113,8 @@ def as_cut(pool: Pool) -> Pool:
     name = pool.mode.name, pool.name
     last = _CUT.get(name)
     if last is None or not (
-        last.cash is pool.cash and last.orders is pool.orders and _are(last.positions, pool.positions)
+        _are((last.mode, last.cash, last.orders), (pool.mode, pool.cash, pool.orders))
+        and _are(last.positions, pool.positions)
         and (last.holdings is pool.holdings or _same_money(last.holdings, pool.holdings))
     ):
         last = _CUT[name] = pool
