@@ -9,10 +9,9 @@ import pytest
 
 from bt_margin.errors import InputError
 from bt_margin.modes import options
-from bt_margin.modes.columns import option_columns
-from bt_margin.risk import black
+from bt_margin.modes.columns import delta_one, option_columns
 
-from .test_portfolio_laws import OPTIONS, VOLS, instrument, market
+from .test_portfolio_laws import FUTURE, OPTIONS, SWAP, VOLS, instrument, market
 
 CALL, PUT = OPTIONS[:2]
 HERE = market(usdt=0.9)
@@ -49,7 +48,7 @@ def test_what_settles_in_a_stablecoin_is_priced_by_its_pair() -> None:
 def test_a_mark_that_no_vol_explains_is_named(symbol: str, mark: float, told: bool) -> None:
     """A call is worth less than its coin, a put of 100,000 less than that: 0.83 of a coin at 120,480."""
     held = [(instrument(PUT if symbol == CALL else CALL), 1.0), (instrument(symbol), 1.0)]
-    for marks in (mark, np.array([0.05, mark]), np.array([mark, 0.05])):
+    for marks in (mark, np.array([0.05, 0.06, mark]), np.array([mark, 0.05, 0.06])):
         at = replace(HERE, marks={**HERE.marks, symbol: marks})
         if told:
             with pytest.raises(InputError, match=f"prices.mark.{symbol}: expected less than .* found {mark:g} coins"):
@@ -58,8 +57,25 @@ def test_a_mark_that_no_vol_explains_is_named(symbol: str, mark: float, told: bo
             assert not np.isnan(option_columns(held, at, "BS").vol).any()
 
 
-def test_below_what_it_is_worth_at_once_an_option_has_no_vol() -> None:
-    at = market(160_000.0)
-    deep = replace(at, marks={**at.marks, CALL: 0.2})  # a quarter of a coin in the money
-    assert option_columns([(instrument(CALL), 1.0)], deep, "BS").vol.tolist() == [0.0]
-    assert float(black.coin_price(1.0, 160_640.0, 120_000.0, 0.05, 0.0)) > 0.2
+@pytest.mark.parametrize(("symbol", "price", "mark"), [(CALL, 100_000.0, 1.0), (PUT, 40_000.0, 100_000 / 40_160)])
+def test_so_it_is_far_from_the_money(symbol: str, price: float, mark: float) -> None:
+    at = market(price)
+    with pytest.raises(InputError, match=f"prices.mark.{symbol}"):
+        option_columns([(instrument(symbol), 1.0)], replace(at, marks={**at.marks, symbol: mark * (1 + 1e-9)}), "BS")
+
+
+@pytest.mark.parametrize(("symbol", "price", "mark", "worth"), [
+    (CALL, 160_000.0, 0.2, 40_640 / 160_640), (CALL, 1e6, 0.85, 884_000 / 1_004_000),
+    (PUT, 40_000.0, 1.4, 59_840 / 40_160),
+])
+def test_below_what_it_is_worth_at_once_there_is_no_vol(symbol: str, price: float, mark: float, worth: float) -> None:
+    at = market(price)
+    assert mark < worth
+    deep = replace(at, marks={**at.marks, symbol: mark})
+    assert option_columns([(instrument(symbol), 1.0)], deep, "BS").vol.tolist() == [0.0]
+
+
+def test_a_perpetual_has_no_tenor() -> None:
+    found = delta_one([(instrument(SWAP), 1.0), (instrument(FUTURE), 1.0)], HERE)
+    assert (found.expiry[0], found.years[0]) == (0, 0.0)
+    assert found.years[1] == pytest.approx((found.expiry[1] - HERE.time) / (365 * 86_400_000))
