@@ -6,7 +6,7 @@ import pytest
 
 from bt_margin.engine.builder import parse_time
 from bt_margin.engine.engine import MarginEngine
-from bt_margin.modes import conversion
+from bt_margin.modes import borrow, conversion
 from bt_margin.modes.base import Convert
 from bt_margin.modes.currencies import Line
 from tests.unit.whole import PAPER, SWAP, engine, trade
@@ -82,3 +82,18 @@ def test_above_the_free_quota_the_coin_of_the_dated_order_pays() -> None:
     assert repaid(engine({"USDT": -35_000.0, "ETH": 1e-12}, auto=False)) == ()  # nothing to pay with
     worthless = PAPER.overlay(discounts={"ETH": []})
     assert repaid(engine({"USDT": -35_000.0, "ETH": 40.0}, auto=False, book=worthless)) == ()  # at rate 0: never
+
+
+def test_of_coins_at_one_rate_the_most_liquid_is_sold_first() -> None:
+    rates = {"AAVE": 0.9, "BTC": 0.9, "ETH": 0.9, "USDC": 0.9, "SOL": 0.95}
+    for order, coins in (("highest-rate-first", ("SOL", "USDC", "BTC", "ETH", "AAVE")),
+                         ("lowest-rate-first", ("USDC", "BTC", "ETH", "AAVE", "SOL"))):
+        assert borrow.conversion_order(rates, order, conversion.LIQUID) == coins
+
+
+def test_what_pays_for_a_debt_but_not_for_penalty_and_fees_buys_less() -> None:
+    """4.04 ether are 0.202 BTC, which at 2 % and two fees buy not quite the 0.2 that are owed."""
+    (part,) = collateral(engine({"BTC": -0.2, "ETH": 4.04}))
+    assert isinstance(part, Convert)
+    assert part.amount == pytest.approx(0.202 / (1.02 * 1.001**2), rel=1e-12)
+    assert part.amount < 0.2

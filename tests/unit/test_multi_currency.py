@@ -792,3 +792,7 @@ def test_contracts_of_every_settlement_share_one_pool() -> None:
     json.dumps(found.to_dict(), allow_nan=False)
     moved = builder.stress(MODE, (0.0, 0.1))
     assert moved[0].margin_ratio == pytest.approx(found.account.margin_ratio)
+
+
+def test_the_most_that_may_be_borrowed_is_never_less_than_nothing() -> None:
+    assert (borrow.most(-5.0, 10.0), borrow.most(0.5, 3.0)) == (0.0, 0.5)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from bt_margin.errors import InputError
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.market import Market
 from bt_margin.modes import currencies, mode_named
@@ -61,3 +62,8 @@ def test_a_mode_without_early_cancellation_cancels_nothing() -> None:
 def test_a_pool_of_one_currency_is_no_account() -> None:
     with pytest.raises(ValueError, match="USDT is not a whole account"):
         currencies.of(POOL)
+
+
+def test_a_mode_that_is_not_known_is_named_beside_those_that_are() -> None:
+    with pytest.raises(InputError, match="expected one of isolated, cross, multi-currency, portfolio, found 'hedged'"):
+        mode_named("hedged")

@@ -602,6 +602,10 @@ def test_factors_step_up_where_the_peg_slips() -> None:
     assert (low[0] == 0.4).all()
     assert (low[1] == 0.4).all()  # USDT/USDC at 1.25: USDC is worth 0.8
     assert low[2, 0] == pytest.approx(0.01 + 0.39 * 0.08 / 0.18)
+    weak = [charges.depeg_factors(np.array([1.0, cross, 1.0]), nodes=NODES, factors=FACTORS)[1]
+            for cross in (1.05, 1 / 1.05)]
+    assert weak[0] == pytest.approx(weak[1])  # by 5 % too: USDC is worth 0.952
+    assert (weak[0] > [row[0] for row in FACTORS]).any()
 
 
 def test_a_falling_peg_never_costs_less() -> None:
