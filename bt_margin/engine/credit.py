@@ -12,12 +12,13 @@ from dataclasses import replace
 from functools import cache
 
 from bt_margin.engine import spot_margin
-from bt_margin.engine.orders import Refusal, all_of_it, cut_to_position, listed, opening, within_tiers
+from bt_margin.engine.orders import Refusal, all_of_it, cut_to_position, listed, met_before, opening, within_tiers
 from bt_margin.errors import InputError, NoRuleInForce
 from bt_margin.model.account import Account, Order
 from bt_margin.model.assessment import OrderReport
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.model.orders import Queue
 from bt_margin.modes import borrow, currencies, multi_currency
 from bt_margin.modes.assess import order_report
 from bt_margin.modes.base import MarginMode, Pool, judge
@@ -27,8 +28,11 @@ from bt_margin.rules.book import Rules
 TINY = 1e-9
 
 
-def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+def check(account: Account, order: Order, market: Market, rules: Rules, *, filling: bool = False) -> Order | Refusal:
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused.
+
+    One that rests comes after those that came before it; one that is `filling` meets the position now.
+    """
     taken = listed(order, market)
     if isinstance(taken, Refusal):
         return taken
@@ -39,8 +43,9 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         if order.reduce_only:
             return Refusal("reduce-only is not for spot in multi-currency margin (51133)")
         return _afford(account, all_of_it(order, account), market, rules)
-    settle = order.instrument.settle
-    if order.margin_mode == "cross" and settle in account.borrowing.collateral_off and opening(account, order) > 0:
+    settle, queue = order.instrument.settle, met_before(account, order, filling)
+    off = account.borrowing.collateral_off
+    if order.margin_mode == "cross" and settle in off and opening(account, order, queue) > 0:
         return Refusal(f"{settle} is switched off as collateral: no cross contract settles in it (54024)")
     if order.instrument.is_spot:  # isolated spot margin
         answer = spot_margin.prepare(account, order, market, rules)
@@ -52,7 +57,7 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         if isinstance(closing, Refusal) or not order.instrument.is_option:
             return closing
         return _afford(account, closing, market, rules)
-    return within_tiers(account, order, market, rules) or _afford(account, order, market, rules)
+    return within_tiers(account, order, market, rules, queue) or _afford(account, order, market, rules, queue)
 
 
 def report(account: Account, order: Order, market: Market, rules: Rules) -> OrderReport:
@@ -109,10 +114,13 @@ def _owed(pool: Pool, currency: str, market: Market, rules: Rules) -> float:
     return 0.0 if line is None else float(line.potential_borrow)
 
 
-def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
+def _afford(
+    account: Account, order: Order, market: Market, rules: Rules, queue: Queue | None = None
+) -> Order | Refusal:
     mode = multi_currency.MULTI_CURRENCY
     before, after = pool_before(account, mode), pool_with(account, order, mode)
-    refusal = own_funds(account, order, before, market, rules) or may_owe(account, before, after, market, rules)
+    refusal = (own_funds(account, order, before, market, rules, queue)
+               or may_owe(account, before, after, market, rules))
     if refusal is not None:
         return refusal
     judged = judge(after, market, rules)
@@ -127,10 +135,11 @@ def _afford(account: Account, order: Order, market: Market, rules: Rules) -> Ord
 
 
 def own_funds(
-    account: Account, order: Order, before: Callable[[], Pool], market: Market, rules: Rules
+    account: Account, order: Order, before: Callable[[], Pool], market: Market, rules: Rules, queue: Queue | None = None
 ) -> Refusal | None:
     """What has to be there besides, `before` the order: balance for premiums, isolated margin and spot orders in `cash`
-    mode; without auto-borrow also balance for every spot order, and available equity for contracts."""
+    mode; without auto-borrow also balance for every spot order, and available equity for what contracts open of a
+    position that the orders of the `queue` before it meet first."""
     auto = account.borrowing.auto
     if currencies.trades_coins(order):
         name, amount = currencies.given(order, market)
@@ -141,12 +150,12 @@ def own_funds(
         name = order.currency
         row = order_report(account, order, market, rules, multi_currency.MULTI_CURRENCY)
         needs, what = row.initial_margin + row.fee, "available balance"
-    elif not auto and opening(account, order) > 0:
+    elif not auto and (opens := opening(account, order, queue)) > 0:
         name, what = order.currency, "available equity"
         if order.instrument.is_option:  # a sale: the margin that it reserves
             needs = order_report(account, order, market, rules, multi_currency.MULTI_CURRENCY).initial_margin
         else:
-            value = float(order.instrument.notional(opening(account, order), order_price(order, market)))
+            value = float(order.instrument.notional(opens, order_price(order, market)))
             needs = value / order.leverage
     else:
         return None

@@ -116,14 +116,14 @@ class MarginEngine(Clockwork):
         if not self.mode.whole:
             return order_rules.check(account, order, self.market, self.rules, filling=filling)
         gate = gate_of(self.mode)
-        answer = gate(account, order, self.market, self.rules)
+        answer = gate(account, order, self.market, self.rules, filling=filling)
         if not isinstance(answer, Refusal):
             return answer
         if answer.largest_size:  # by the tiers alone: margin may allow less
             order = replace(order, size=answer.largest_size)
-            if not isinstance(gate(account, order, self.market, self.rules), Refusal):
+            if not isinstance(gate(account, order, self.market, self.rules, filling=filling), Refusal):
                 return answer
-        largest = order_rules.largest_taken(gate, account, order, self.market, self.rules)
+        largest = order_rules.largest_taken(gate, account, order, self.market, self.rules, filling=filling)
         return replace(answer, largest_size=largest)
 
     def accept(self, order: Order) -> Order | Refusal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from bt_margin.engine import spot_margin
 from bt_margin.model.account import Account, Order
@@ -92,7 +93,7 @@ def check(account: Account, order: Order, market: Market, rules: Rules, *, filli
         if isinstance(closing, Refusal) or not order.instrument.is_option:
             return closing
         return _funds(account, closing, market, rules)
-    before = None if filling or order.instrument.is_spot else _before(account, order)
+    before = met_before(account, order, filling)
     refusal = within_tiers(account, order, market, rules, before)
     if refusal is not None and refusal.largest_size:
         largest = min(refusal.largest_size, largest_affordable(account, order, market, rules, before))
@@ -100,8 +101,10 @@ def check(account: Account, order: Order, market: Market, rules: Rules, *, filli
     return refusal or _funds(account, order, market, rules, before)
 
 
-def _before(account: Account, order: Order) -> Queue:
-    """The resting orders that meet the position before this one."""
+def met_before(account: Account, order: Order, filling: bool) -> Queue | None:
+    """The resting orders that meet the position before this one; None for one that is `filling`, and for spot."""
+    if filling or order.instrument.is_spot:
+        return None
     queue = account.resting.queue(order.key, order.side, order.closes)
     return queue.before(order.id) if order.id in account.orders else queue
 
@@ -272,16 +275,22 @@ def _largest(order: Order, fits: Callable[[float], bool], ceiling: float = 0.0) 
     return low
 
 
-Gate = Callable[[Account, Order, Market, Rules], "Order | Refusal"]
+class Gate(Protocol):
+    """How a mode answers an order that would rest, or is `filling`."""
+
+    def __call__(self, account: Account, order: Order, market: Market, rules: Rules, *,
+                 filling: bool = False) -> Order | Refusal: ...
 
 
 def largest_taken(
-    gate: Gate, account: Account, order: Order, market: Market, rules: Rules, beyond: bool = False
+    gate: Gate, account: Account, order: Order, market: Market, rules: Rules, *, filling: bool = False,
+    beyond: bool = False,
 ) -> float:
     """The largest size that a gate lets pass, in whole lots: up to the order's own, or `beyond` it."""
 
     def fits(size: float) -> bool:
-        return size <= 0 or not isinstance(gate(account, replace(order, size=size), market, rules), Refusal)
+        trial = replace(order, size=size)
+        return size <= 0 or not isinstance(gate(account, trial, market, rules, filling=filling), Refusal)
 
     return _largest(order, fits, 1e15 if beyond else 0.0)
 

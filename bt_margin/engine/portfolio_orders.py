@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bt_margin.engine.credit import may_owe, own_funds, pool_before, pool_with
-from bt_margin.engine.orders import Refusal, all_of_it, cut_to_position, largest_taken, listed, within_tiers
+from bt_margin.engine.orders import (
+    Refusal,
+    all_of_it,
+    cut_to_position,
+    largest_taken,
+    listed,
+    met_before,
+    within_tiers,
+)
 from bt_margin.engine.spot_margin import prepare
 from bt_margin.errors import NoRuleInForce
 from bt_margin.model.account import Account, Order
@@ -36,8 +44,11 @@ def accepts(
     return order_check == "either" and equity_after - equity >= initial_after - initial - tolerance
 
 
-def check(account: Account, order: Order, market: Market, rules: Rules) -> Order | Refusal:
-    """The order as the venue takes it (closing orders cut to the position), or why it is refused."""
+def check(account: Account, order: Order, market: Market, rules: Rules, *, filling: bool = False) -> Order | Refusal:
+    """The order as the venue takes it (closing orders cut to the position), or why it is refused.
+
+    One that rests comes after those that came before it; one that is `filling` meets the position now.
+    """
     taken = listed(order, market)
     if isinstance(taken, Refusal):
         return taken
@@ -62,8 +73,9 @@ def check(account: Account, order: Order, market: Market, rules: Rules) -> Order
         order = closing
     if order.margin_mode == "isolated" and not order.closes:
         # on its own: tiers, leverage, and margin that is there, not borrowed
-        before = pool_before(account, PORTFOLIO)
-        refusal = within_tiers(account, order, market, rules) or own_funds(account, order, before, market, rules)
+        before, queue = pool_before(account, PORTFOLIO), met_before(account, order, filling)
+        refusal = (within_tiers(account, order, market, rules, queue)
+                   or own_funds(account, order, before, market, rules, queue))
         if refusal is not None:
             return refusal
     return _within_limit(account, order, rules) or _afford(account, order, market, rules)

@@ -86,7 +86,8 @@ def deliver(book: Book, time: int, path: Path, minutes: int, pool_of: Callable[[
             name, change = pool_of(position), -position.size
             charged = fee * abs(change) * contract.unit
             pnl = close(book, position, change, price, "settlement", charged)
-            end(position, abs(change) * price, name)
+            option = isinstance(contract, Option)
+            end(position, abs(change) * contract.unit * price if option else contract.value(abs(change), price), name)
             book.say("Settled", time, name, position.key, size=change, price=price, pnl=pnl, fee=charged, penalty=ZERO,
                      remaining=ZERO)
 

@@ -44,7 +44,7 @@ class Silent(MarginEngine):
         gate = GATES.get(self.mode.name)
         if gate is None:
             return super()._answer(account, order, filling)
-        return gate(account, order, self.market, self.rules)
+        return gate(account, order, self.market, self.rules, filling=filling)
 
 
 class Undistanced(RiskControl):

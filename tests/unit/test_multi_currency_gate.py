@@ -130,6 +130,18 @@ def test_without_auto_borrow_the_coin_itself_has_to_be_there() -> None:
     assert "available equity of USDT" in refused(e, SWAP, "buy", 1).reason
 
 
+def test_without_auto_borrow_an_order_asks_for_what_it_opens_behind_those_before_it() -> None:
+    """A first sale uses the long up, so that a second one opens whole; one that trades now meets the long itself."""
+    e = engine({"USDT": 8_000.0, "BTC": 1.0}, auto=False)
+    trade(e, SWAP, "buy", 100)  # 6,000 of margin, 30 of fee
+    assert not isinstance(e.check(order(e, SWAP, "sell", 200, price=61_000.0)), Refusal)  # opens 100: 6,100
+    rest(e, SWAP, "sell", 100, 61_000.0)
+    no = refused(e, SWAP, "sell", 200, price=61_000.0)
+    assert "available equity of USDT" in no.reason
+    assert no.shortfall == pytest.approx(12_200.0 - 7_970.0)
+    trade(e, SWAP, "sell", 200)
+
+
 def test_a_settlement_currency_out_of_the_collateral_opens_no_contract() -> None:
     """A coin switched off is for spot only: a cross contract that settles in it is refused (54024)."""
     e = engine({"BTC": 2.0, "USDT": 5_000.0}, off=("USDT",))
