@@ -229,6 +229,9 @@ class MarginBroker(SleepingBroker):
     # -- one bar ------------------------------------------------------------------------------------------------
 
     def next_awake(self) -> None:
+        if not self.margined:
+            super().next_awake()
+            return
         bars = self.bars.fresh(self.feeds)
         if self._engine is None:
             if not bars:

@@ -44,15 +44,12 @@ class SleepingBroker(AccountBroker):
                     return
             else:
                 self._wake()  # the stretch has ended with the bar before
-        if not self.margined:
-            super().next()
-            return
         self._bar_low = None
         self.next_awake()
 
     def next_awake(self) -> None:
-        """One bar, the exact way."""
-        raise NotImplementedError
+        """One bar, the exact way: without a mode the stock broker's."""
+        super().next()
 
     def submit_accept(self, order: Any) -> Any:
         self._joined = True
