@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 
 from bt_margin.engine import spot_margin
 from bt_margin.engine.orders import Refusal, all_of_it, cut_to_position, listed, met_before, opening, within_tiers
@@ -78,9 +77,8 @@ def pool_with(account: Account, order: Order, mode: MarginMode) -> Pool:
 
 
 def pool_before(account: Account, mode: MarginMode) -> Callable[[], Pool]:
-    """The one pool of a whole account as it is, made when it is asked for: most orders are taken without."""
+    """The one pool of a whole account as it is, cut when it is asked for: most orders are taken without."""
 
-    @cache
     def before() -> Pool:
         (pool,) = mode.pools(account)
         return pool

@@ -34,9 +34,19 @@ def smaller(a: Number, b: Number) -> Number:
     return a if a <= b or a != a else b
 
 
+def least(value: Number) -> float:
+    """The smallest of many; no number where one of them is none. ValueError for an empty array."""
+    return float(np.minimum.reduce(value)) if isinstance(value, np.ndarray) else value
+
+
+def most(value: Number) -> float:
+    """The largest of many; no number where one of them is none. ValueError for an empty array."""
+    return float(np.maximum.reduce(value)) if isinstance(value, np.ndarray) else value
+
+
 def anywhere(truth: bool | NDArray[np.bool_]) -> bool:
     """True where it is true at one of the instants."""
-    return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
+    return bool(np.logical_or.reduce(truth)) if isinstance(truth, np.ndarray) else bool(truth)
 
 
 def along(value: Number, count: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bt_margin.model.assessment import Charge
 from bt_margin.model.moment import HOUR
-from bt_margin.model.number import Number, larger, smaller
+from bt_margin.model.number import Number, anywhere, larger, smaller
 
 if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
@@ -35,6 +35,8 @@ def available_equity(equity: Number, frozen: Number) -> Number:
 def potential_borrow(equity: Number, frozen: Number) -> Number:
     """What is owed already plus what open orders would make owed: |min(0, equity - frozen)|; rounding owes nothing."""
     short = frozen - equity
+    if not anywhere(short > 0):
+        return 0.0
     rounding = ROUNDING * (larger(frozen, -frozen) + larger(equity, -equity))
     if not isinstance(short, np.ndarray):
         return short if short > rounding else 0.0

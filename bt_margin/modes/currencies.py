@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bt_margin.model.account import Account, Order
 from bt_margin.model.borrowing import Holdings
 from bt_margin.model.market import Market
-from bt_margin.model.number import Number, anywhere, larger, smaller
+from bt_margin.model.number import Number, anywhere, larger, least, smaller
 from bt_margin.model.orders import Orders, Queue, added
 from bt_margin.modes import borrow, cross, options, spot_margin
 from bt_margin.modes.base import Pool, remembers_last
@@ -126,7 +126,7 @@ def line(pool: Pool, currency: str, market: Market, rules: Rules) -> Line | None
 @remembers_last
 def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
     """Every currency that the pool holds, owes, settles or has orders in, by name. Raises where a price is missing."""
-    money = of(pool)
+    money, settled = of(pool), parts(pool)
     spot: dict[str, Number] = {}
     isolated: dict[str, Number] = {}
     for queue in pool.orders.queues:
@@ -139,29 +139,23 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
         elif not head.closes:
             for currency, paid in queue.by_currency():
                 isolated[currency] = isolated.get(currency, 0.0) + spot_margin.orders_margin(paid, market)
-    names = {*(c for c, x in (*money.balances.items(), *money.accrued.items()) if x), *spot, *isolated, *parts(pool)}
+    names = {*(c for c, x in (*money.balances.items(), *money.accrued.items()) if x), *spot, *isolated, *settled}
     rows = []
     for name in sorted(names):
-        sub = parts(pool).get(name)
-        value: Number = 0.0
-        upl: Number = 0.0
-        fees: Number = 0.0
-        held: Number = isolated.get(name, 0.0)
-        premiums: Number = 0.0
-        if sub is not None:
-            value = sum((p.value(market) for p in sub.positions if p.instrument.is_option), 0.0)
+        cash, accrued = money.balances.get(name, 0.0), money.accrued.get(name, 0.0)
+        value = upl = counted = premiums = fees = 0.0  # type: Number
+        held, sub = isolated.get(name, 0.0), settled.get(name)
+        if sub is not None and sub.positions:
             upl = cross.backing(sub, market)
+            value = sum([p.value(market) for p in sub.positions if p.instrument.is_option], 0.0)
+            counted = value if _backs(money, rules) else 0.0
         if sub is not None and sub.orders:
             _, more, fees = cross.reserved(sub, market, rules)
             held = held + more
             buys = sub.orders.among(lambda o: o.instrument.is_option and o.side == "buy")
             premiums = sum((options.premiums(queue, queue.sizes, market) for queue in buys.queues), 0.0)
-        cash, accrued = money.balances.get(name, 0.0), money.accrued.get(name, 0.0)
-        counted = value if sub is not None and sub.positions and _backs(money, rules) else 0.0
-        rows.append(
-            Line(name, cash, accrued, upl, value, spot.get(name, 0.0), premiums, held, fees, market.usd(name),
-                 cash - accrued + upl + counted)
-        )
+        rows.append(Line(name, cash, accrued, upl, value, spot.get(name, 0.0), premiums, held, fees, market.usd(name),
+                         cash - accrued + upl + counted))
     return tuple(rows)
 
 
@@ -175,8 +169,10 @@ def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], 
 
     Raises NoRuleInForce for a holding whose discount is not known; a coin switched off counts nothing.
     """
-    owned, owed = larger(amount, 0.0), smaller(amount, 0.0) * usd
-    counted: Number = 0.0
+    owed: Number = 0.0
+    owned, counted = amount, 0.0
+    if not least(amount) >= 0:
+        owned, owed = larger(amount, 0.0), smaller(amount, 0.0) * usd
     if currency not in off and anywhere(owned > 0):
         counted = rules.discount(currency).weigh(owned, usd)
     return owed + counted
@@ -220,11 +216,13 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
     parts: dict[str, Number] = {}
     for row in rows:
         parts[f"discounted {row.currency}"] = discounted(row.currency, row.backing, row.usd, off, rules)
+    if not pool.orders:
+        return parts
     for name in ("premiums", "isolated", "fees"):
         held = sum((getattr(row, name) * row.usd for row in rows if row.currency not in off), 0.0)
         if anywhere(held != 0.0):
             parts[_HELD[name]] = -held
-    if pool.orders and rules.multi_currency.order_loss:
+    if rules.multi_currency.order_loss:
         loss = order_loss(rows, pool.orders, pool, market, rules)
         if anywhere(loss != 0.0):
             parts["spot order loss"] = -loss

@@ -50,8 +50,9 @@ def equity(pool: Pool, market: Market, rules: Rules) -> Number:
 def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     """Contracts and options as in cross margin, in USD, and borrow margin for what each currency owes or may owe."""
     rows: list[Charge] = []
+    settled = currencies.parts(pool)
     for line in currencies.lines(pool, market, rules):
-        part = currencies.parts(pool).get(line.currency)
+        part = settled.get(line.currency)
         if part is not None:
             rows += _in_usd(part, line.usd, market, rules)
         owed = line.potential_borrow

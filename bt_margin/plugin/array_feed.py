@@ -58,7 +58,7 @@ class ArrayFeed(bt.feed.DataBase):
     whole = False
 
     def __init__(self) -> None:
-        self.every_line = tuple(self.lines.lines)
+        self.every_line, self._times = tuple(self.lines.lines), self.lines.datetime
         super().__init__()
         self.funding: FundingSeries | None = self.p.funding
         self.holes: dict[str, int] = {}
@@ -70,7 +70,6 @@ class ArrayFeed(bt.feed.DataBase):
         self.first_ms = int(close_ms[0]) - step if len(close_ms) else 0
         self.first_price = float(self.p.columns["open"][0]) if len(close_ms) else 0.0
         self._at = 0
-        self._times = self.lines.datetime
         self._told = self.every_line[: len(ArrayFeed.lines._getlines())]  # without those of a class made from this
 
     def start(self) -> None:
@@ -110,6 +109,7 @@ class ArrayFeed(bt.feed.DataBase):
             values = np.full(len(self._stamps), np.nan) if column is None else np.asarray(column, dtype=np.float64)
             _fill(getattr(self.lines, name), values[shown])
         self._at = len(self._stamps)  # `_load` has nothing left to give
+        self._bars = len(self._times.array) - self._times.extension
         self.home()
         for name in [name for name in self.__dict__ if name.startswith("tick_")]:
             del self.__dict__[name]  # of an earlier run that went bar by bar
@@ -136,9 +136,8 @@ class ArrayFeed(bt.feed.DataBase):
     def advance_peek(self) -> float:
         if not self.whole:
             return float(super().advance_peek())
-        clock = self._times
-        at = clock._idx + 1
-        return clock.array[at] if at < len(clock.array) - clock.extension else math.inf
+        at = self._times._idx + 1
+        return self._times.array[at] if at < self._bars else math.inf
 
     def advance(self, size: int = 1, datamaster: Any = None, ticks: bool = True) -> None:
         if datamaster is not None or not self.whole:
@@ -160,14 +159,14 @@ class ArrayFeed(bt.feed.DataBase):
 
     def arrays(self) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], Array, Array]:
         """`present`, of every bar: copies of whole arrays, without what indicators reserve beyond the end."""
-        bars = len(self._times.array) - self._times.extension
+        bars = self._bars
         close, low, high, open_, _, _, stamp, mark_open, mark_high, mark_low, mark, index, forward = [
             np.array(line.array[:bars]) for line in self._told
         ]
         return stamp, (open_, high, low, close), (mark_open, mark_high, mark_low, mark), index, forward
 
     def __len__(self) -> int:
-        return self.every_line[0].lencount  # type: ignore[no-any-return]
+        return self._times.lencount  # type: ignore[no-any-return]
 
     def _tick_nullify(self) -> None:
         if not self.whole:

@@ -7,6 +7,7 @@ somebody asks for them. Everywhere else, and from the first bar on that is not q
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,21 +71,22 @@ class Lines:
         """Bars as one `Bar` of arrays, or one of them."""
 
         def of(candle: Sequence[Array]) -> Any:
-            found = tuple(row[at] for row in candle)
-            return tuple(float(x) for x in found) if isinstance(at, int) else found
+            if isinstance(at, int):
+                return tuple([float(row[at]) for row in candle])
+            return tuple([row[at] for row in candle])
 
-        first = at if isinstance(at, int) else at.start
         last: Prices = of(self.last)
         if not self.venue:
             return Bar(self.symbol, opens, closes, last, None, None)
-        kind = int(self.kind[first])
+        kind = int(self.kind[at if isinstance(at, int) else at.start])
         marks: Prices | None = None if kind & 1 else of(self.marks)
-        (index,) = of((self.index,))
-        (forward,) = of((self.forward,))
-        indexes = None
+        indexes = forward = None
         if not kind & 2:
+            (index,) = of((self.index,))
             indexes = (index, index, index, index) if self.is_option else moved_along(index, marks or last)
-        return Bar(self.symbol, opens, closes, last, marks, indexes, None if kind & 4 else forward, self.is_option)
+        if not kind & 4:
+            (forward,) = of((self.forward,))
+        return Bar(self.symbol, opens, closes, last, marks, indexes, forward, self.is_option)
 
 
 def _sound(rows: Iterable[Array]) -> NDArray[np.bool_]:
@@ -203,7 +205,7 @@ class Sleeper:
             change |= line.bad
             change[1:] |= (line.kind[1:] != line.kind[:-1]) | line.bad[:-1]
         change[1:] |= np.diff(self.closes) <= 0
-        self._changes = np.flatnonzero(change)
+        self._changes: list[int] = np.flatnonzero(change).tolist()
         self.dated = any("-" in line.symbol for line in self.lines if line.venue)
         self._pairs = tuple(line.symbol.partition(":")[0] for line in self.lines)
         self._width, self._next, self._patience = SHORTEST, 1, 1
@@ -280,9 +282,9 @@ class Sleeper:
     def _end(self, first: int, pending: Iterable[Any], until: int | None) -> int:
         """The bar before which the stretch from bar `first` on has to end, orders and kinds of bars considered."""
         end = min(first + self._width, len(self.closes))
-        place = int(np.searchsorted(self._changes, first))
+        place = bisect_left(self._changes, first)
         if place < len(self._changes):
-            end = min(end, int(self._changes[place]))
+            end = min(end, self._changes[place])
         if until is not None:
             end = min(end, int(np.searchsorted(self.closes, until)))
         levels: dict[tuple[str, bool], float] = {}  # by feed and direction: the first price that somebody waits for

@@ -14,10 +14,9 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from bt_margin.errors import InputError, NoRuleInForce
-from bt_margin.model.number import anywhere, larger, smaller
+from bt_margin.model.number import anywhere, larger, least, most, smaller
 from bt_margin.rules.tables import Head
 
 Unit = Literal["coin", "usd"]
@@ -75,25 +74,31 @@ class DiscountRow:
 
         Raises NoRuleInForce above the last bound where the rate there is not known.
         """
-        scale = usd if self.unit == "usd" else 1.0
-        size = amount * scale
-        counted: Any = 0.0 * size
-        lower, largest = 0.0, float(size.max(initial=0.0)) if isinstance(size, np.ndarray) else size
+        size = amount * usd if self.unit == "usd" else amount
+        smallest, largest = least(size), most(size)
+        counted: Any = 0.0
+        lower = 0.0
         for bound, rate in self.tiers:
-            counted = counted + rate * smaller(larger(size - lower, 0.0), bound - lower)
+            if smallest >= bound:
+                part: Any = bound - lower  # the tier is full at every instant
+            else:
+                part = size - lower
+                if not smallest >= lower:
+                    part = larger(part, 0.0)
+                if not largest <= bound:
+                    part = smaller(part, bound - lower)
+            counted = counted + rate * part
             lower = bound
             if lower >= largest:
                 break  # the tiers above hold nothing
-        above = larger(size - lower, 0.0)
-        if self.beyond is None:
-            if anywhere(above > 0):
-                raise NoRuleInForce(
-                    f"discounts.{self.currency}: what counts above {lower:,.10g} {self._unit_name} was not read; "
-                    f"hold less, or give your own tiers under `discounts`"
-                )
-        elif self.beyond:
-            counted = counted + self.beyond * above
-        return counted * (usd if self.unit == "coin" else 1.0)
+        if self.beyond:
+            counted = counted + self.beyond * larger(size - lower, 0.0)
+        elif self.beyond is None and anywhere(size > lower):
+            raise NoRuleInForce(
+                f"discounts.{self.currency}: what counts above {lower:,.10g} {self._unit_name} was not read; "
+                f"hold less, or give your own tiers under `discounts`"
+            )
+        return counted * usd if self.unit == "coin" else counted
 
     @property
     def _unit_name(self) -> str:
