@@ -105,17 +105,16 @@ def worth(queue: Queue, market: Market) -> Number:
 def parts(pool: Pool) -> dict[str, Pool]:
     """The contracts and options of an account pool by the currency they settle in, each as a cross pool of it, in order
     of name."""
-    orders = pool.orders.among(lambda order: not order.instrument.is_spot)
+    orders, balances = pool.orders.among(lambda order: not order.instrument.is_spot), of(pool).balances
     settled = {position.currency for position in pool.positions}
     settled |= {queue.head.instrument.settle for queue in orders.queues}
-    return {
-        currency: Pool(
-            currency, cross.CROSS, currency, of(pool).balances.get(currency, 0.0),
-            tuple(p for p in pool.positions if p.currency == currency),
-            orders.among(lambda order, settle=currency: order.instrument.settle == settle),  # type: ignore[misc]
-        )
-        for currency in sorted(settled)
-    }
+
+    def part(currency: str) -> Pool:
+        positions = tuple([p for p in pool.positions if p.currency == currency])
+        paid = orders if len(settled) == 1 else orders.among(lambda order: order.instrument.settle == currency)
+        return Pool(currency, cross.CROSS, currency, balances.get(currency, 0.0), positions, paid)
+
+    return {currency: part(currency) for currency in sorted(settled)}
 
 
 def line(pool: Pool, currency: str, market: Market, rules: Rules) -> Line | None:
@@ -152,8 +151,8 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
         if sub is not None and sub.orders:
             _, more, fees = cross.reserved(sub, market, rules)
             held = held + more
-            buys = sub.orders.among(lambda o: o.instrument.is_option and o.side == "buy")
-            premiums = sum((options.premiums(queue, queue.sizes, market) for queue in buys.queues), 0.0)
+            premiums = sum([options.premiums(queue, queue.sizes, market) for queue in sub.orders.queues
+                            if queue.head.instrument.is_option and queue.head.side == "buy"], 0.0)
         rows.append(Line(name, cash, accrued, upl, value, spot.get(name, 0.0), premiums, held, fees, market.usd(name),
                          cash - accrued + upl + counted))
     return tuple(rows)
@@ -218,10 +217,10 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
         parts[f"discounted {row.currency}"] = discounted(row.currency, row.backing, row.usd, off, rules)
     if not pool.orders:
         return parts
-    for name in ("premiums", "isolated", "fees"):
-        held = sum((getattr(row, name) * row.usd for row in rows if row.currency not in off), 0.0)
+    for name, told in _HELD.items():
+        held = sum([getattr(row, name) * row.usd for row in rows if row.currency not in off], 0.0)
         if anywhere(held != 0.0):
-            parts[_HELD[name]] = -held
+            parts[told] = -held
     if rules.multi_currency.order_loss:
         loss = order_loss(rows, pool.orders, pool, market, rules)
         if anywhere(loss != 0.0):
