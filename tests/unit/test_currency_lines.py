@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.borrowing import Borrowing
 from bt_margin.model.market import Market
-from bt_margin.modes import currencies, mode_named
+from bt_margin.model.number import along
+from bt_margin.modes import borrow, currencies, mode_named
 from bt_margin.modes.base import Pool
 from bt_margin.rules.book import Rules
 from tests.unit.whole import PAIR, PAPER, PRICES, TIME
@@ -107,3 +110,20 @@ def test_premiums_and_isolated_orders_are_told_by_name() -> None:
     pool = account({"USDT": 50_000.0, "BTC": 1.0}, [buy, loan])
     parts = currencies.adjusted(pool, currencies.lines(pool, MARKET, RULES), MARKET, RULES)
     assert (parts["option premiums"], parts["isolated orders"]) == (-6_000.0, -12_000.0)
+
+
+@pytest.mark.parametrize("amount", [2.0, 0.0, -2.0, math.nan])
+def test_what_is_no_number_counts_as_none_alone_and_among_others(amount: float) -> None:
+    def counted(held: currencies.Number) -> currencies.Number:
+        return currencies.discounted("BTC", held, 60_000.0, frozenset(), RULES)
+
+    alone = counted(amount)
+    assert np.array_equal(counted(np.array([amount, 3.0, -1.0])), [alone, counted(3.0), -60_000.0], equal_nan=True)
+    assert np.array_equal(np.full(2, counted(np.array([amount, amount]))), [alone, alone], equal_nan=True)
+    assert math.isnan(float(alone)) == math.isnan(amount)
+
+
+@pytest.mark.parametrize(("equity", "owed"), [([1.0, math.nan, -2.0], [0.0, 0.0, 2.5]), ([5.0, 0.5], [0.0, 0.0])])
+def test_what_may_be_owed_is_told_for_each_of_many(equity: list[float], owed: list[float]) -> None:
+    found = along(borrow.potential_borrow(np.array(equity), 0.5), len(equity))
+    assert found.tolist() == owed == [borrow.potential_borrow(x, 0.5) for x in equity]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,10 +11,11 @@ from hypothesis import strategies as st
 
 from bt_margin.engine.builder import parse_time
 from bt_margin.errors import InputError, NoRuleInForce
+from bt_margin.model.number import along
 from bt_margin.rules import loading
 from bt_margin.rules.book import RuleBook, load_rules
 from bt_margin.rules.credit import BorrowRow
-from bt_margin.rules.discounts import DiscountRow, DiscountThen
+from bt_margin.rules.discounts import DiscountRow, DiscountThen, Unit
 from bt_margin.rules.lookups import Rules
 
 LEVELS = {
@@ -145,6 +148,22 @@ def test_weighing_is_marginal(a: float, b: float, usd: float) -> None:
     assert -1e-6 <= second - first <= (high - low) * usd * 0.98 * (1 + 1e-9) + 1e-6
     assert second <= high * usd
     assert np.allclose(row.weigh(np.array([low, high]), usd), [first, second], rtol=1e-12)
+
+
+@given(st.lists(st.one_of(st.floats(0, 300), st.sampled_from([0.0, 20.0, 25.0, 110.0, math.nan])), min_size=1),
+       st.floats(0.5, 2), st.sampled_from(["coin", "usd"]), st.sampled_from([0.0, 0.25]))
+def test_many_count_to_the_bit_what_each_counts(amounts: list[float], usd: float, unit: Unit, beyond: float) -> None:
+    row = DiscountRow("BTC", unit, ((20, 0.98), (25, 0.9775), (110, 0.5)), beyond=beyond)
+    together = along(row.weigh(np.array(amounts), usd), len(amounts))
+    assert np.array_equal(together, [row.weigh(x, usd) for x in amounts], equal_nan=True)
+
+
+@pytest.mark.parametrize("amounts", [[110.5], [1.0, 110.5], [200.0, math.nan, 3.0]])
+def test_above_what_was_read_one_of_many_is_enough_to_refuse(amounts: list[float]) -> None:
+    row = DiscountRow("BTC", "coin", ((20, 0.98), (110, 0.5)), beyond=None)
+    assert row.weigh(np.array([110.0, 20.0]), 1.0).tolist() == [20 * 0.98 + 90 * 0.5, 20 * 0.98]
+    with pytest.raises(NoRuleInForce, match=r"what counts above 110 BTC was not read"):
+        row.weigh(np.array(amounts), 1.0)
 
 
 def test_usd_bounds_follow_the_price() -> None:
