@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from bt_margin.errors import InputError
@@ -18,6 +19,7 @@ _NEVER_ENDS = 2**60
 T = TypeVar("T")
 
 
+@lru_cache(4096)  # the same few revisions are noted day after day
 def iso(time_ms: int) -> str:
     """When a revision begins, as text ("always" for a caller's own)."""
     return "always" if time_ms == ALWAYS else moment.iso(time_ms)
