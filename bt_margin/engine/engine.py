@@ -181,6 +181,7 @@ class MarginEngine(Clockwork):
         """
         if not (math.isfinite(price) and price > 0):
             raise MissingPrice(f"{order.symbol}: a fill needs a finite price above zero, found {price!r}")
+        before = self.account.resting
         resting = self.account.withdraw(order.id)
         answer = self._check(replace(order, size=size, price=price), filling=True)
         if not isinstance(answer, Refusal) and fee and order.side == "buy" and not self.mode.whole:
@@ -199,7 +200,7 @@ class MarginEngine(Clockwork):
             booked = booking.contract(self.account, answer, price, maker, self.market, self.rules)
         rest = order.instrument.snap((resting or order).size - size)
         if resting is not None and rest > 0:
-            self.account.place(replace(resting, size=rest))
+            self.account.let_rest(before.exchanged(resting, replace(resting, size=rest)))  # it keeps its place
         self.settle_cash(answer.currency, float(order.instrument.notional(size, price)))
         self.note_debts()
         self._references.note(self.account, self.market)  # of what is held now, too

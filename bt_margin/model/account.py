@@ -174,7 +174,7 @@ class Account:
                 yield self.positions[key]
 
     def place(self, order: Order) -> None:
-        """Put an order among the resting ones (or replace it, after a partial fill)."""
+        """Put an order among the resting ones, or in the place of its former self."""
         former = self.orders.get(order.id)
         self.resting = self.resting.plus(order) if former is None else self.resting.exchanged(former, order)
         self.orders[order.id] = order
@@ -185,6 +185,10 @@ class Account:
         if order is not None:
             self.resting = self.resting.without(order)
         return order
+
+    def let_rest(self, orders: Orders) -> None:
+        """Let these orders rest, and no others."""
+        self.resting, self.orders = orders, {order.id: order for order in orders}
 
     def resting_besides(self, order_id: int) -> Orders:
         """All resting orders but one, which need not be there."""

@@ -192,6 +192,3 @@ def _inferred_notes(units: Sequence[RiskUnitReport]) -> list[str]:
             notes.append(f"{word}unit {row.unit}: {row.inferred_share:.0%} of its maintenance margin rests on inferred "
                          f"parameters: {', '.join(row.inferred)}")
     return notes
-
-
-__all__ = ["GREEKS", "completed", "limit", "limit_notes", "order", "position", "unit"]

@@ -10,7 +10,7 @@ import pytest
 from bt_margin.engine.accrual import FundingSeries
 from bt_margin.engine.builder import parse_time
 from bt_margin.engine.debts import charge_hour
-from bt_margin.engine.engine import MarginEngine
+from bt_margin.engine.engine import Fill, MarginEngine
 from bt_margin.engine.leg import LOOKS, Leg
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.ledger import EntryKind
@@ -24,7 +24,7 @@ from bt_margin.modes.cross import CROSS
 from bt_margin.modes.currencies import lines
 from bt_margin.modes.valuation import forced_size
 from bt_margin.rules.book import Rules
-from tests.unit.whole import HOUR, OKX, PAPER, SWAP, TIME, engine, events, moved, names, trade
+from tests.unit.whole import HOUR, OKX, PAPER, SWAP, TIME, engine, events, moved, names, rest, trade
 
 INVERSE = "BTC/USD:BTC"
 CALL = "BTC/USD:BTC-260327-60000-C"
@@ -312,3 +312,17 @@ def test_many_shares_of_a_way_are_what_each_is_alone() -> None:
     assert many.times is not None
     for place, share in enumerate(shares.tolist()):
         assert many.one(place, int(many.times[place])) == first.toward(last, share)
+
+
+def test_an_order_that_trades_in_part_keeps_its_place_before_those_that_came_later() -> None:
+    """Two purchases of 100 on a short of 100: the first closes it, the second opens whole at 40,000 (fee 0.05 %: 20).
+    Half of the first leaves a short of 50, which its other half closes."""
+    e = engine({"USDT": 100_000.0})
+    trade(e, SWAP, "sell", 100.0)
+    first, second = rest(e, SWAP, "buy", 100.0, 59_000.0), rest(e, SWAP, "buy", 100.0, 40_000.0)
+    for size in (50.0, 30.0):
+        assert isinstance(e.fill(first, size, 59_000.0, maker=True), Fill)
+        (line,) = lines(next(iter(e.mode.pools(e.account))), e.market, e.rules)
+        assert float(line.fees) == pytest.approx(20.0)
+        assert list(e.account.orders) == [order.id for order in e.account.resting] == [first.id, second.id]
+    assert [order.size for order in e.account.resting] == [20.0, 100.0]

@@ -8,7 +8,7 @@ import pytest
 
 from bt_margin.model.account import Order
 from bt_margin.modes.base import Pool
-from bt_margin.modes.risk_units import RiskUnit, fillings, risk_units
+from bt_margin.modes.risk_units import RiskUnit, chosen, fillings, risk_units
 
 from .test_portfolio_laws import OPTIONS, SWAP, instrument, pool, rules
 
@@ -68,3 +68,10 @@ def test_a_side_without_orders_is_no_case_and_what_cancels_out_is_not_held(sides
     sold = unit_of(pool([(SWAP, 100.0)], orders=[Order(9, instrument(SWAP), "sell", 100.0, None, "cross")]))
     assert holds(sold, order_sides=sides) == [({SWAP: 100.0}, 0.0), ({}, 0.0)]
     assert holds(unit_of(pool([(SWAP, 100.0)])), order_sides=sides) == [({SWAP: 100.0}, 0.0)]
+
+
+@pytest.mark.parametrize(("side", "unit"), [("USDT", "BTC-USDT"), ("USDC", "BTC-USDC"), ("BTC", "BTC-USD")])
+def test_spot_joins_the_unit_that_was_chosen_and_none_without_a_choice(side: str, unit: str) -> None:
+    """Contracts that settle in the coin are told by its dollar (rule book portfolio margin, section 2)."""
+    assert chosen("BTC", {"BTC": side, "ETH": "ETH"}) == unit
+    assert chosen("BTC", {"ETH": side}) == ""
