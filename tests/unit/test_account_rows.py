@@ -9,9 +9,13 @@ import pytest
 
 from bt_margin.errors import MissingPrice
 from bt_margin.model.account import Account, Order, Position
-from bt_margin.model.assessment import AccountReport
+from bt_margin.model.assessment import AccountReport, PoolReport
+from bt_margin.model.borrowing import Borrowing
+from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
+from bt_margin.modes.account_report import collateral
 from bt_margin.modes.assess import assess, total_equity
+from bt_margin.modes.base import MarginMode
 from bt_margin.modes.cross import CROSS
 from bt_margin.modes.isolated import ISOLATED
 from bt_margin.modes.multi_currency import MULTI_CURRENCY
@@ -106,16 +110,24 @@ def test_currencies_of_a_cross_account_whole() -> None:
 
 
 def test_a_currency_of_which_nothing_is_there_needs_no_price_and_has_no_leverage() -> None:
-    account = Account({"USDT": 0.0})
-    account.place(order(1, PAIR, "buy", 0.1, 50_000.0, "cash"))
+    account = Account({"BTC": 0.0})
+    account.place(order(1, PAIR, "sell", 0.1, 70_000.0, "cash"))
     report = assess(account, CROSS, replace(MARKET, indexes={}), RULES)
-    assert same(of(report, "USDT"), equity=0.0, leverage=0.0, equity_usd=0.0)
+    assert same(of(report, "BTC"), equity=0.0, free_margin=0.0, leverage=0.0, equity_usd=0.0)
     assert report.account.available_usd == 0.0
     lost = Account({"USDT": 900.0})
     lost.adopt(position(SWAP, 100.0, 61_000.0))
     report = assess(lost, CROSS, MARKET, RULES)
     assert same(of(report, "USDT"), equity=-100.0, leverage=0.0)
     assert report.account.leverage == 0.0
+
+
+def test_each_debt_is_in_the_row_of_its_coin() -> None:
+    account = Account({"USDT": 30_000.0, "BTC": 1.0})
+    account.adopt(loan("cross", 0.0))
+    report = assess(account, CROSS, MARKET, RULES)
+    assert same(of(report, "USDT"), liability=50_000.0, interest=5.0, equity=39_995.0)
+    assert same(of(report, "BTC"), liability=0.0, interest=0.0)
 
 
 def test_totals_of_a_cross_account_whole() -> None:
@@ -130,9 +142,17 @@ def test_totals_of_a_cross_account_whole() -> None:
     asked.place(Order(1, RULES.instrument(PAIR), "buy", 1.0, 60_000.0, "cross", "net", 5.0, margin_currency="USDT"))
     report = assess(asked, CROSS, MARKET, RULES)  # to borrow: nothing is to be maintained yet
     assert same(report.account, initial_margin_usd=12_000 * 0.9, maintenance_margin_usd=0.0, margin_ratio=None)
+    asked.adopt(position(ETHSWAP, -50.0, 3_100.0, "isolated", 1_600.0))
+    assert same(assess(asked, CROSS, MARKET, RULES).account, margin_ratio=2_100 / 157.5)
+
+
+@pytest.mark.parametrize("mode", [CROSS, MULTI_CURRENCY])
+def test_leverage_is_a_multiple_of_little_money_too(mode: MarginMode) -> None:
+    """6 cents of contracts on half a USDT."""
     few = Account({"USDT": 0.5})
     few.adopt(position(SWAP, 0.0001, 60_000.0))
-    assert assess(few, CROSS, MARKET, RULES).account.leverage == pytest.approx(0.054 / 0.45)
+    report = assess(few, mode, MARKET, RULES)
+    assert [report.account.leverage, of(report, "USDT").leverage] == pytest.approx([0.12, 0.12])
 
 
 # -- positions --------------------------------------------------------------------------------------------------------
@@ -159,15 +179,15 @@ def test_the_row_of_a_position_whole() -> None:
 
 
 def test_each_price_is_of_the_rate_of_its_own_contracts_and_none_is_shown_beside_others() -> None:
-    """600 contracts of bitcoin are in tier 2, 2 %, 10 of ether in tier 1. 100,000 USDT less 7,380 and 31.5."""
-    account = Account({"USDT": 100_000.0})
-    account.adopt(position(ETHSWAP, 10.0, 3_000.0))
-    account.adopt(position(SWAP, 600.0, 60_000.0))
+    """600 contracts of ether are in tier 2, at 2 %, 100 of bitcoin in tier 1."""
+    account = Account({"USDT": 20_000.0})
+    account.adopt(position(ETHSWAP, 600.0, 3_000.0))
+    account.adopt(position(SWAP, 100.0, 60_000.0))
     found = {row.symbol: row for row in assess(account, CROSS, MARKET, RULES).positions}
-    gap = 100_000 - 360_000 * 0.0205 - 3_000 * 0.0105
-    assert found[SWAP].trigger_price == pytest.approx(60_000 - gap / (6 * (1 - 0.0205)))
-    assert found[SWAP].tier == 2
-    assert found[ETHSWAP].trigger_price is None  # one ether cannot lose so much
+    gap = 20_000 - 180_000 * 0.0205 - 60_000 * 0.0105
+    assert found[SWAP].trigger_price == pytest.approx(60_000 - gap / 0.9895)
+    assert found[ETHSWAP].trigger_price == pytest.approx(3_000 - gap / (60 * 0.9795))
+    assert [found[SWAP].tier, found[ETHSWAP].tier] == [1, 2]
     assert [row.liquidation_price for row in found.values()] == [None, None]
 
 
@@ -218,6 +238,82 @@ def test_currencies_of_an_account_pool_whole() -> None:
                 discounted_equity_usd=48_600.0, equity_usd=54_000.0)
 
 
+def owing() -> Account:
+    """10,000 USDT and 20 of interest owed, 100 of them won back by a short; a loan for a bitcoin in isolated; ether
+    that is no collateral."""
+    account = Account({"USDT": -10_000.0, "BTC": 1.0, "ETH": 2.0})
+    account.accrued["USDT"] = 20.0
+    account.borrowing = Borrowing(collateral_off=frozenset(["ETH"]))
+    account.adopt(position(SWAP, -10.0, 61_000.0))
+    account.adopt(loan("isolated", 12_000.0))
+    return account
+
+
+def loan(mode: str, margin: float) -> MarginPosition:
+    """A bitcoin bought for 50,000 borrowed USDT."""
+    return MarginPosition(RULES.instrument(PAIR), mode, "net", 1.0, 60_000.0, 5.0, margin, direction="long",
+                          margin_currency="USDT", assets=1.0, liability=50_000.0, interest=5.0)
+
+
+def test_an_account_that_owes_whole() -> None:
+    """9,920 USDT at 2 % and a tenth; 54 USD and 540 for the short. The loan has a pool and a ratio of its own."""
+    report = assess(owing(), MULTI_CURRENCY, MARKET, RULES)
+    assert same(report.account, equity_usd=54_000 + 5_400 - 8_928 + 21_995 * 0.9, adjusted_equity_usd=48_600 - 8_928,
+                initial_margin_usd=540 + 892.8, maintenance_margin_usd=54 + 178.56,
+                liquidation_fee_usd=2.7 + 8_928 * 1.02 * 0.001, available_usd=39_672 - 1_432.8,
+                notional_usd=5_400 + 8_928 + 50_005 * 0.9, margin_ratio=21_995 / (1_000.1 + 51.0051),
+                leverage=(5_400 + 8_928) / 39_672, idle_usd=5_400.0)
+    assert same(of(report, "USDT"), balance=-10_000.0, equity=-9_920.0, in_use=1_432.8 / 0.9, frozen=21_995.0,
+                free_margin=0.0, available_balance=0.0, available_equity=0.0, liability=59_920.0, interest=25.0,
+                potential_borrow=9_920.0, unrealised_pnl=10_095.0, leverage=0.0, discounted_equity_usd=-8_928.0,
+                equity_usd=-8_928.0)
+    assert same(of(report, "ETH"), equity=2.0, liability=0.0, interest=0.0, discounted_equity_usd=0.0,
+                equity_usd=5_400.0)
+
+
+def test_what_each_currency_is_worth_counts_and_owes_in_interest() -> None:
+    (pool,) = (pool for pool in MULTI_CURRENCY.pools(owing()) if pool.holdings is not None)
+    found = collateral(pool, MARKET, RULES)
+    assert list(found) == ["BTC", "ETH", "USDT"]
+    assert found["BTC"] == pytest.approx((54_000.0, 48_600.0, 0.0))
+    assert found["ETH"] == pytest.approx((5_400.0, 0.0, 0.0))
+    assert found["USDT"] == pytest.approx((-8_928.0, -8_928.0, 18.0))
+
+
+def test_an_account_is_in_danger_once_it_holds_or_owes_something() -> None:
+    """An ether owed asks for 3 % of 2,700 USD and 0.1 % of 103 %; what an order would borrow is not owed yet."""
+    def pool(balances: dict[str, float], *held: Position, orders: tuple[Order, ...] = ()) -> PoolReport:
+        account = Account(balances)
+        for one in held:
+            account.adopt(one)
+        for each in orders:
+            account.place(each)
+        found = assess(account, MULTI_CURRENCY, MARKET, RULES).pool("account")
+        assert found is not None
+        return found
+
+    for usdt, state in ((3_400.0, "safe"), (3_100.0, "warning"), (3_090.0, "liquidation")):
+        assert pool({"ETH": -1.0, "USDT": usdt, "BTC": 0.0}).state == state
+    long = pool({"USDT": 640.0}, position(SWAP, 100.0, 60_000.0))
+    assert (long.state, long.available) == ("warning", 0.0)
+    asked = pool({"USDT": 100.0}, orders=(order(1, PAIR, "buy", 1.0, 60_000.0, "cash"),))
+    assert asked.margin_ratio is not None
+    assert asked.margin_ratio < 1
+    assert asked.state == "safe"
+
+
+def test_a_pool_that_asks_for_nothing_has_no_part_in_the_least_ratio() -> None:
+    account = Account({"USDT": 1.0})
+    account.adopt(position(ETHSWAP, -50.0, 3_100.0, "isolated", 1_600.0))
+    assert same(assess(account, MULTI_CURRENCY, MARKET, RULES).account, margin_ratio=2_100 / 157.5)
+
+
+def test_an_account_without_equity_has_no_leverage() -> None:
+    assert same(assess(Account({}), MULTI_CURRENCY, MARKET, RULES).account, leverage=0.0, margin_ratio=None)
+    lost = assess(Account({"ETH": -1.0}), MULTI_CURRENCY, MARKET, RULES).account
+    assert same(lost, adjusted_equity_usd=-2_700.0, notional_usd=2_700.0, leverage=0.0)
+
+
 # -- what an account is worth, and what its figures rest on -----------------------------------------------------------
 
 
@@ -230,6 +326,12 @@ def test_an_account_is_worth_its_coins_its_margin_and_what_it_won() -> None:
     account.balances["NOBODYS"] = 1.0
     with pytest.raises(MissingPrice):
         total_equity(account, MARKET)
+
+
+def test_rows_of_orders_that_are_known_are_not_asked_for_again() -> None:
+    known = assess(mixed(), CROSS, MARKET, RULES).orders
+    assert [row.symbol for row in known] == [SWAP, PAIR, SWAP]
+    assert assess(mixed(), CROSS, MARKET, RULES, orders=known[:1]).orders == known[:1]
 
 
 def test_only_what_stands_in_is_warned_of() -> None:
