@@ -51,7 +51,7 @@ def collateral(pool: Pool, market: Market, rules: Rules) -> dict[str, Collateral
     }
 
 
-def coin_prices(pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> dict[str, CoinPrices]:
+def coin_prices(pool: Pool, market: Market, rules: Rules) -> dict[str, CoinPrices]:
     """By underlying coin of the pool's positions. One coin moves at a time, with everything that is priced in it."""
     bare = pool.bare
     rows = {}
@@ -113,7 +113,7 @@ def currency_reports(
 
 
 def totals(
-    account: Account, pool: Pool, report: PoolReport, rows: Iterable[CurrencyReport], others: Iterable[PoolReport],
+    account: Account, pool: Pool, report: PoolReport, rows: Iterable[CurrencyReport], pools: Iterable[PoolReport],
     market: Market,
 ) -> AccountTotals:
     """The account in USD. Margin and leverage are those of the account pool; isolated pools have rows of their own and
@@ -127,7 +127,7 @@ def totals(
     contracts = sum(float(p.notional(market)) * float(market.usd(p.currency)) for p in pool.positions)
     owed = sum(float(c.detail["amount"]) * float(c.detail["usd"]) for c in report.charges if c.name == "borrow margin")
     alone = sum(float(p.notional(market)) * float(market.usd(p.currency)) for p in account.held("isolated"))
-    ratios = [r for r in (report.margin_ratio, *(other.margin_ratio for other in others)) if r is not None]
+    ratios = [row.margin_ratio for row in pools if row.margin_ratio is not None]
     return AccountTotals(
         equity_usd=sum(row.equity_usd for row in rows) + posted,
         adjusted_equity_usd=report.equity,

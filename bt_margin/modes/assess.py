@@ -61,7 +61,7 @@ def assess(
     judged = [(pool, judge(pool, market, rules)) for pool in account_pools(account, mode)]
     pool_reports = tuple(_pool_report(pool, j, market, rules) for pool, j in judged)
     whole = next(((i, pool, j) for i, (pool, j) in enumerate(judged) if pool.holdings is not None), None)
-    prices = {} if whole is None else account_report.coin_prices(whole[1], whole[2], market, rules)
+    prices = {} if whole is None else account_report.coin_prices(whole[1], market, rules)
     positions = tuple(
         _position_report(position, pool, j, market, rules, prices) for pool, j in judged for position in pool.positions
     )
@@ -69,12 +69,11 @@ def assess(
         currencies = tuple(
             _currency_report(account, pool, j, market, rules) for pool, j in judged if pool.mode.name == "cross"
         )
-        sums = _totals(judged, pool_reports, currencies, positions, market)
+        sums = _totals(pool_reports, currencies, positions, market)
     else:
         here, pool, j = whole
         currencies = account_report.currency_reports(account, pool, j, market, rules)
-        others = (row for i, row in enumerate(pool_reports) if i != here)
-        sums = account_report.totals(account, pool, pool_reports[here], currencies, others, market)
+        sums = account_report.totals(account, pool, pool_reports[here], currencies, pool_reports, market)
     unknown = [f"liquidation price: {why}" for row in prices.values() for why in row.unknown]
     evidence = rules.evidence()
     if orders is None:
@@ -339,17 +338,13 @@ def _option_order_report(
 
 
 def _totals(
-    judged: list[tuple[Pool, Judgement]],
     pools: tuple[PoolReport, ...],
     currencies: tuple[CurrencyReport, ...],
     positions: tuple[PositionReport, ...],
     market: Market,
 ) -> AccountTotals:
-    usd = {row.currency: (row.equity_usd / row.equity if row.equity else None) for row in currencies}
-
     def rate(currency: str) -> float:
-        known = usd.get(currency)
-        return float(market.usd(currency)) if known is None else known
+        return float(market.usd(currency))
 
     used = [p for p in pools if p.initial_margin or p.maintenance_margin]
     settles = {pool.currency for pool in used}

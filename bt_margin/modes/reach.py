@@ -122,8 +122,6 @@ def _known(value: Callable[[Number], Number], moves: NDArray[np.float64]) -> tup
 def close_in(value: Callable[[Number], Number], a: float, fa: float, b: float, fb: float) -> float:
     """Where a piecewise straight function crosses zero, between a and b, on b's side of it; a jump across zero counts
     as a crossing."""
-    if a == b or fb == 0.0:
-        return b
     for turn in range(120):
         if fb == 0.0 or abs(b - a) <= 1e-15 * max(1.0, abs(b)):
             break

@@ -133,8 +133,7 @@ def position_initial(position: Position, market: Market) -> Number:
 
 def held_tier(position: Position, pool_positions: Iterable[Position], rules: Rules) -> Tier:
     """The tier a position stands in by held sizes alone (OKX shows a position's `mmr` by it: CROSS-MET-5)."""
-    positions = (position,) if position.margin_mode == "isolated" else pool_positions
-    return rules.tiers(position.symbol).at(family_size(position.instrument, positions))
+    return rules.tiers(position.symbol).at(family_size(position.instrument, pool_positions))
 
 
 def family_size(instrument: Instrument, positions: Iterable[Position]) -> float:

@@ -189,9 +189,9 @@ def test_prices_of_an_account_leave_its_orders_aside_and_options_out() -> None:
     account = Account({"BTC": 1.0, "USDT": 1_365.0})
     account.adopt(Position(RULES.instrument(call), "cross", "net", 1.0, 0.1, 1.0))
     (pool,) = MULTI_CURRENCY.pools(account)
-    assert coin_prices(pool, judge(pool, market, RULES), market, RULES) == {}
+    assert coin_prices(pool, market, RULES) == {}
     ether = Position(RULES.instrument(ETHSWAP), "cross", "net", 300.0, 3_000.0, 10.0)  # 30 ether, 300 USDT a per cent
-    prices = coin_prices(replace(pool, positions=(*pool.positions, ether)), judge(pool, market, RULES), market, RULES)
+    prices = coin_prices(replace(pool, positions=(*pool.positions, ether)), market, RULES)
     assert set(prices) == {"ETH"}
     assert prices["ETH"].trigger is not None
 

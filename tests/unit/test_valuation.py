@@ -15,12 +15,14 @@ from bt_margin.modes.base import Pool
 from bt_margin.modes.cross import CROSS
 from bt_margin.modes.exposure import exposures, opening_queues
 from bt_margin.modes.isolated import ISOLATED, pool_name
+from bt_margin.modes.multi_currency import MULTI_CURRENCY
 from bt_margin.modes.valuation import (
     forced_size,
     margin_of,
     order_initial,
     order_price,
     order_prices,
+    price_at_gap_zero,
     taker,
     value_of,
 )
@@ -110,6 +112,36 @@ def test_down_two_tiers_while_the_first_rate_holds() -> None:
     assert [cut(size, -1.0) for size in (25.0, -35.0)] == [15.0, 15.0]  # to the ceilings of tiers 1 and 2
     relief = 25.0 * 100.0 * (0.03 - 0.01)
     assert [cut(25.0, 0.5 - relief), cut(25.0, -relief), cut(25.0, -0.5 - relief)] == [15.0, 25.0, 25.0]
+
+
+def test_what_is_to_spare_is_in_the_money_of_the_pool() -> None:
+    """25 contracts of 100 USDT at 2 % less: 50 USDT of relief, which are 25 USD of an account at half a dollar each."""
+    rules = rules_at(OLD)
+    here = Market(OLD, {SYMBOL: 100.0}, {SYMBOL: 100.0}, {"USDT/USD": 0.5})
+    account = Account({"USDT": 1.0})
+    account.adopt(held(rules, 25.0))
+    (whole,) = MULTI_CURRENCY.pools(account)
+    pool = Pool("USDT", CROSS, "USDT", 1.0, whole.positions)
+    assert [forced_size(pool.positions[0], pool, here, rules, -spare) for spare in (20.0, 30.0, 55.0)] == [15, 15, 25]
+    assert [forced_size(pool.positions[0], whole, here, rules, -spare) for spare in (20.0, 30.0)] == [15.0, 25.0]
+
+
+def test_what_is_left_of_a_cut_lies_within_the_tier() -> None:
+    """A ceiling between two lots of 0.1: 10.0 are left, not 10.1."""
+    tiers = [[10.05, 0.01, 0.02, 50], [20, 0.02, 0.03, 33], [30, 0.03, 0.04, 25]]
+    book = load_rules("okx").overlay(instruments={SYMBOL: {**ONE, "tiers": tiers}})
+    for time, size in ((OLD, 25.0), (NEW, 15.0)):  # two tiers down, one tier down
+        rules = book.as_of(time, "nearest")
+        pool = Pool("USDT", CROSS, "USDT", 0.0, (held(rules, size),))
+        assert forced_size(pool.positions[0], pool, market(time), rules, -1.0) == pytest.approx(size - 10.0)
+
+
+def test_a_price_moves_its_own_contracts_alone() -> None:
+    """Ten at 100 with 2 % of them to be kept: each unit of price is 9.8, whatever else the pool holds."""
+    rules = rules_at(NEW)
+    other = Position(rules.instrument("ETH/USDT:USDT"), "cross", "net", 700.0, 3_000.0, 10.0)
+    pool = Pool("USDT", CROSS, "USDT", 0.0, (held(rules, 10.0), other))
+    assert price_at_gap_zero(pool.positions[0], pool, 196.0, 0.02, 100.0) == pytest.approx(80.0)
 
 
 def test_down_one_tier_by_what_the_family_holds() -> None:
