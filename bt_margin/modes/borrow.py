@@ -35,7 +35,7 @@ def available_equity(equity: Number, frozen: Number) -> Number:
 def potential_borrow(equity: Number, frozen: Number) -> Number:
     """What is owed already plus what open orders would make owed: |min(0, equity - frozen)|; rounding owes nothing."""
     short = frozen - equity
-    rounding = ROUNDING * (larger(frozen, -frozen) + larger(equity, -equity))
+    rounding = ROUNDING * (frozen + equity)  # where little is short, the two are alike
     if not isinstance(short, np.ndarray):
         return short if short > rounding else 0.0
     return np.where(short > rounding, short, 0.0)
@@ -48,8 +48,7 @@ def liability(equity: Number, isolated: Number = 0.0) -> Number:
 
 def unrealised_liability(cash: Number, accrued: Number, unrealised: Number) -> Number:
     """OKX `uplLiab`: the part of the liability that unrealised losses made (formula inferred, section 1)."""
-    part = larger(0.0, -(cash - accrued + unrealised)) - larger(0.0, accrued - cash)
-    return smaller(larger(part, 0.0), larger(0.0, -unrealised))
+    return smaller(larger(0.0, -(cash - accrued + unrealised)), larger(0.0, -unrealised))
 
 
 # -- what it must hold -----------------------------------------------------------------------------------------------
