@@ -37,7 +37,7 @@ def potential_borrow(equity: Number, frozen: Number) -> Number:
     short = frozen - equity
     if not anywhere(short > 0):
         return 0.0
-    rounding = ROUNDING * (larger(frozen, -frozen) + larger(equity, -equity))
+    rounding = ROUNDING * (frozen + equity)  # where little is short, the two are alike
     if not isinstance(short, np.ndarray):
         return short if short > rounding else 0.0
     return np.where(short > rounding, short, 0.0)
@@ -50,8 +50,7 @@ def liability(equity: Number, isolated: Number = 0.0) -> Number:
 
 def unrealised_liability(cash: Number, accrued: Number, unrealised: Number) -> Number:
     """OKX `uplLiab`: the part of the liability that unrealised losses made (formula inferred, section 1)."""
-    part = larger(0.0, -(cash - accrued + unrealised)) - larger(0.0, accrued - cash)
-    return smaller(larger(part, 0.0), larger(0.0, -unrealised))
+    return smaller(larger(0.0, -(cash - accrued + unrealised)), larger(0.0, -unrealised))
 
 
 # -- what it must hold -----------------------------------------------------------------------------------------------

@@ -86,8 +86,7 @@ def delta_one(held: Sequence[Held], market: Market) -> DeltaOne:
             coins.append(units)
     expiry = np.array([instrument.expiry_ms or 0 for instrument, _ in held], dtype=np.int64)
     return DeltaOne(
-        column(slopes), column(deltas), column(coins), expiry,
-        np.where(expiry > 0, _years(expiry, market), 0.0), _settles(held),
+        column(slopes), column(deltas), column(coins), expiry, _years(expiry, market), _settles(held)
     )
 
 

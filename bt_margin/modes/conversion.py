@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
 
 TRANSIT = "USDT"
-LIQUID = ("USDT", "USDC", "BTC", "ETH")
-"""Coins taken for the most liquid, in this order, where discount rates tie (the venue names none: inferred)."""
+LIQUID = ("USDC", "BTC", "ETH")
+"""Coins taken for the most liquid after USDT, in this order, where rates tie (the venue names none: inferred)."""
 DUST_USD = 1e-6
 
 
@@ -70,7 +70,7 @@ def repay_above_quota(pool: Pool, market: Market, rules: Rules) -> tuple[Convert
     coins = {line.currency: line for line in lines if sellable(line, pool) * float(line.usd) > DUST_USD}
     for line in lines:
         owed, quota = float(line.liability), borrow.free_quota(line.currency, equities, rules)
-        amount = borrow.forced_repayment(owed, quota, choices.repay_share, auto) if owed > 0 else 0.0
+        amount = borrow.forced_repayment(owed, quota, choices.repay_share, auto)
         if amount * float(line.usd) <= DUST_USD:
             continue
         first = {name: rules.discount(name).tiers[0][1] if rules.discount(name).tiers else 0.0 for name in coins}

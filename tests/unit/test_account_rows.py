@@ -112,7 +112,7 @@ def test_currencies_of_a_cross_account_whole() -> None:
 def test_a_currency_of_which_nothing_is_there_needs_no_price_and_has_no_leverage() -> None:
     account = Account({"BTC": 0.0})
     account.place(order(1, PAIR, "sell", 0.1, 70_000.0, "cash"))
-    report = assess(account, CROSS, replace(MARKET, indexes={}), RULES)
+    report = assess(account, CROSS, Market(TIME), RULES)
     assert same(of(report, "BTC"), equity=0.0, free_margin=0.0, leverage=0.0, equity_usd=0.0)
     assert report.account.available_usd == 0.0
     lost = Account({"USDT": 900.0})

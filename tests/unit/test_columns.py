@@ -9,7 +9,7 @@ import pytest
 
 from bt_margin.errors import InputError
 from bt_margin.modes import options
-from bt_margin.modes.columns import delta_one, option_columns
+from bt_margin.modes.columns import delta_one, option_columns, settlement
 
 from .test_portfolio_laws import FUTURE, OPTIONS, SWAP, VOLS, instrument, market
 
@@ -79,3 +79,31 @@ def test_a_perpetual_has_no_tenor() -> None:
     found = delta_one([(instrument(SWAP), 1.0), (instrument(FUTURE), 1.0)], HERE)
     assert (found.expiry[0], found.years[0]) == (0, 0.0)
     assert found.years[1] == pytest.approx((found.expiry[1] - HERE.time) / (365 * 86_400_000))
+
+
+def test_each_instant_has_the_time_that_is_left_then() -> None:
+    day = 86_400_000
+    here = replace(HERE, times=np.array([HERE.time, HERE.time + day]))
+    held = [(instrument(SWAP), 1.0), (instrument(FUTURE), 1.0)]
+    left = (delta_one(held, HERE).expiry[1] - HERE.time) / (365 * day)
+    assert delta_one(held, here).years[:, 1].tolist() == pytest.approx([left, left - 1 / 365])
+    assert delta_one(held, here).years[:, 0].tolist() == [0.0, 0.0]
+
+
+def test_at_its_expiry_no_mark_of_an_option_is_wrong() -> None:
+    """It has no vol then, whatever it is marked at."""
+    expiry = instrument(CALL).expiry_ms
+    assert expiry is not None
+    for later in (0, 1):
+        at = replace(HERE, time=expiry + later, marks={**HERE.marks, CALL: 1.0})
+        assert option_columns([(instrument(CALL), 1.0)], at, "BS").vol.tolist() == [0.0]
+    almost = replace(HERE, time=expiry - 1, marks={**HERE.marks, CALL: 1.0})
+    with pytest.raises(InputError, match=r"prices\.mark"):
+        option_columns([(instrument(CALL), 1.0)], almost, "BS")
+
+
+def test_only_contracts_in_the_coin_or_in_known_dollars_have_a_side() -> None:
+    swap, call = instrument(SWAP), instrument(CALL)
+    assert [settlement(one) for one in (swap, replace(swap, settle="USDC"), call)] == ["USDT", "USDC", "USD"]
+    with pytest.raises(InputError, match="settles in EUR; portfolio margin knows USDT, USDC, USD and the coin"):
+        settlement(replace(swap, settle="EUR"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bt_margin.engine.builder import parse_time
 from bt_margin.engine.engine import MarginEngine
+from bt_margin.model.account import Position
 from bt_margin.modes import borrow, conversion
 from bt_margin.modes.base import Convert
 from bt_margin.modes.currencies import Line
-from tests.unit.whole import PAPER, SWAP, engine, trade
+from tests.unit.whole import INDEX, PAPER, SWAP, engine, trade
 
 OLD = parse_time("2022-01-01", "")
 
@@ -61,6 +64,18 @@ def test_nothing_is_converted_while_contracts_are_left_or_nothing_is_owed() -> N
     assert collateral(e) == ()
 
 
+def test_options_that_were_bought_are_no_hindrance_and_those_sold_are() -> None:
+    """A long option cannot be closed by force to repay a debt, a short one is."""
+    call = "BTC/USD:BTC-251226-60000-C"
+    for size, converts in ((10.0, True), (-10.0, False)):
+        e = engine({"BTC": -0.2, "ETH": 20.0})
+        held = Position(e.rules.instrument(call), "cross", "net", size, 0.1, 1.0)
+        market = replace(e.market, marks={**e.market.marks, call: 0.1}, forwards={"BTC/USD:BTC-251226": 60_000.0},
+                         indexes={**e.market.indexes, "BTC/USD": 60_000.0})
+        pool = replace(e.account_pool(), positions=(held,))
+        assert bool(conversion.convert_collateral(pool, market, e.rules)) is converts
+
+
 def repaid(e: MarginEngine) -> tuple[Convert, ...]:
     return conversion.repay_above_quota(e.account_pool(), e.market, e.rules)
 
@@ -76,6 +91,11 @@ def test_above_the_free_quota_the_coin_of_the_dated_order_pays() -> None:
             want = (Convert(pays, "USDT", amount, False, "forced repayment"),) if owed > quota else ()
             assert repaid(e) == want
             assert repaid(engine({"USDT": -owed, "BTC": 1.0, "ETH": 40.0}, time=time)) == ()
+    (paid,) = repaid(engine({"USDT": -35_000.0, "BTC": 0.05}, auto=False))  # 3,000 USD of a dear coin
+    assert paid.amount == pytest.approx(3_000 / 1.001)
+    index = {**INDEX, "SOL/USDT": 200.0}
+    (paid,) = repaid(engine({"SOL": -1e-4, "BTC": 1.0}, auto=False, index=index))  # two cents of one without a quota
+    assert (paid.sell, paid.buy, paid.amount) == ("BTC", "SOL", 1e-4)
     debt = {"BTC": -1.5}
     (paid,) = repaid(engine({**debt, "USDT": 200_000.0, "ETH": 40.0}, auto=False, time=OLD))
     assert (paid.sell, paid.buy) == ("USDT", "BTC")  # whatever its rate: everything is sold for it

@@ -279,6 +279,7 @@ def test_what_losses_made_and_what_cash_owes() -> None:
     assert borrow.unrealised_liability(100.0, 0.0, -50.0) == 0.0  # the cash bears it
     assert borrow.unrealised_liability(100.0, 10.0, -95.0) == 5.0
     assert borrow.unrealised_liability(-10.0, 0.0, -5.0) == 5.0
+    assert borrow.unrealised_liability(-10.0, 0.0, -0.5) == 0.5
     assert borrow.unrealised_liability(-10.0, 0.0, 4.0) == 0.0
     assert borrow.interest_bearing(-10.0, -5.0, 7.0) == borrow.interest_bearing(-10.0, -5.0, 7.0, auto=True) == 10.0
     assert borrow.interest_bearing(-10.0, -5.0, 7.0, auto=False) == 8.0
@@ -714,6 +715,51 @@ def test_the_initial_rate_of_a_debt_at_the_highest_setting(choice: str, initial:
     rules = load_rules("okx").overlay(parameters={"multi_currency": {"borrow_initial": choice}}).as_of(TIME)
     assert borrow.charge("BTC", 27.0, 2.0, {}, rules).initial == pytest.approx(27.0 * 2.0 * initial)
     assert borrow.charge("BTC", 27.0, 2.0, {"BTC": 5.0}, rules).initial == pytest.approx(27.0 * 2.0 * 0.2)
+
+
+def test_what_rounding_makes_is_not_owed() -> None:
+    """A millionth of a millionth of what is frozen and what is there."""
+    assert borrow.potential_borrow(1e6, 1e6 + 1e-6) == 0.0
+    assert borrow.potential_borrow(1e6, 1e6 + 4e-6) == pytest.approx(4e-6, rel=1e-4)
+    many = borrow.potential_borrow(np.array([1e6, 1e6, -3.0]), np.array([1e6 + 1e-6, 1e6 + 1.0, 0.0]))
+    assert list(np.asarray(many)) == [0.0, 1.0, 3.0]
+    assert borrow.potential_borrow(-1e-9, 0.0) == 1e-9
+
+
+def test_a_ladder_that_ends_below_one_coin_has_rates() -> None:
+    tiers = Tiers.from_rows("BTC", [[0.2, 0.02, 0.1, 10], [0.4, 0.04, 0.2, 5]])
+    assert borrow.rates(0.3, tiers) == (0.04, 0.2)
+    assert all(isinstance(rate, float) for rate in (*borrow.rates(0.3, tiers), *borrow.rates(0.3, tiers, True)))
+
+
+def test_a_borrow_charge_says_what_it_rests_on() -> None:
+    """27 BTC of 2 USD in tier 3 of the venue: 3 %, 12 %."""
+    row = borrow.charge("BTC", 27.0, 2.0, {"BTC": 5.0}, RULES)
+    assert (row.name, row.unit) == ("borrow margin", "BTC")
+    assert row.detail == {"amount": 27.0, "usd": 2.0, "leverage": 5.0, "rate": 0.03, "tier_initial": 0.12,
+                          "taker": RULES.fees("margin").taker}
+
+
+def test_why_so_much_may_not_be_owed_and_how_much_is_too_much() -> None:
+    """The ladder at a leverage, or what an account may owe at all; at either itself rounding does no harm."""
+    tiers, most = RULES.borrow("BTC"), RULES.borrow_limit("BTC")
+    limit, low = tiers.max_size(9.0), min(row.max_leverage for row in tiers.rows)
+    assert limit < most < tiers.max_size(low)
+    for leverage, bound, says in ((9.0, limit, "the tier limit at leverage 9; lower the leverage"),
+                                  (low, most, "the borrow limit of the account")):
+        chosen = {"BTC": leverage}
+        for owed in (bound, bound * (1 + 5e-13)):
+            assert borrow.excess("BTC", owed, chosen, RULES) == ("", 0.0)
+        why, more = borrow.excess("BTC", bound + 0.5, chosen, RULES)
+        assert why.endswith(f"exceeds {bound:,.10g}, {says} (51008)")
+        assert more == pytest.approx(0.5)
+
+
+def test_an_hour_that_has_not_come_costs_nothing() -> None:
+    hour = 3_600_000
+    assert borrow.hours(0, hour - 1) == ()
+    assert borrow.hours(0, hour) == (hour,)
+    assert borrow.hours(hour, 3 * hour - 1) == (2 * hour,)
 
 
 def line(cash: float, accrued: float = 0.0, unrealised: float = 0.0, **frozen: float) -> currencies.Line:
