@@ -205,7 +205,7 @@ def _basis(row: PortfolioRow, flat: DeltaOne | None, options: Options | None, wo
     """MR4: spot in use is a tenor, perpetuals are one, every expiry is one, options in it by their delta."""
     spot = np.asarray(worth, dtype=np.float64)[..., None]
     deltas: list[Array] = [spot]
-    places: dict[int, int] = {-1: 0}
+    places: dict[int, int] = {}
     to_end: list[Number] = [0.0]
     group = [0]
     for part in (flat, options):

@@ -153,6 +153,10 @@ def test_options_settled_in_dollars_owe_a_rate_charge() -> None:
     value = -found.positions[0].option_value
     assert row.mr5 == pytest.approx(0.05 * value * years)
     assert found.account.adjusted_equity_usd == pytest.approx(1e6 - value)
+    prices["vol"][CALL], prices["forward"]["BTC/USD:BTC-250328"] = 0.6, 101_000.0
+    beside = report({"USDT": 1e6, "BTC": 1.0}, [leg(symbol, -100, 9_000.0), leg(CALL, 50, 0.09)], prices=prices,
+                    instruments={symbol: {"contract_size": 0.01}})
+    assert unit(beside).mr5 == pytest.approx(row.mr5, rel=1e-12)  # options settled in the coin owe none
 
 
 def test_a_mark_that_no_vol_gives_is_refused() -> None:

@@ -226,6 +226,7 @@ def test_without_time_or_vol_the_price_is_intrinsic(kind: str, years: float, vol
         assert np.array_equal(bs.delta, sign_of(kind) * pays)  # in the middle of both sides at the money
         assert np.isfinite([bs.gamma, bs.vega, bs.theta]).all()
         assert not bs.gamma.any()
+        assert years > 0 or not np.asarray(bs.theta).any()  # nothing is left to be lost, whatever the carry was
     pa = greeks_pa(kind, forward, 100.0, years, vol)
     assert pa.delta == pytest.approx(sign_of(kind) * pays * 100.0 / forward)
     assert np.array_equal(pa.gamma, -2.0 * np.asarray(pa.delta))  # index x gammaBS, which is 0 there, - 2 delta
@@ -245,6 +246,7 @@ def test_far_out_of_the_money_is_zero_not_nan() -> None:
         bs, pa = greeks_bs(*args, 59_000.0), greeks_pa(*args)
         for figure in (price(*args), bs.delta, bs.gamma, bs.vega, bs.theta, pa.delta, pa.gamma, pa.vega, pa.theta):
             assert np.isfinite(figure).all()
+            assert not np.signbit(np.asarray(figure)[np.asarray(figure) == 0.0]).any()  # nothing is not minus nothing
         assert np.array_equal(price(*args), intrinsic(kind, 60_000.0, strike))
     far = price("C", 60_000.0, 240_000.0, 30 / 365, 0.5)  # 9.7 standard deviations
     assert 0.0 < far < 1e-15

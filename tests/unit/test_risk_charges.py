@@ -467,14 +467,14 @@ def test_instants_lead() -> None:
 
 
 def test_instants_are_matched_each_alone() -> None:
-    """Two instants of three tenors (neither length is the other): 4 from 0 to 30 days, 3 from 7 to 30 days."""
-    coins = np.array([[4.0, 0.0, -9.0], [0.0, -3.0, 5.0]])
-    days = np.array([[0.0, 7.0, 30.0], [0.0, 7.0, 30.0]])
-    spread = charges.mr3_vega_spread(coins, days, np.array([100.0, 10.0]), rate=0.01)
-    assert spread == pytest.approx([4 * 30 * 100 * 0.01, 3 * 23 * 10 * 0.01])
+    """Four instants of three tenors: 4 from 0 to 30 days, 3 from 7 to 30 days, the first again, nothing."""
+    coins = np.array([[4.0, 0.0, -9.0], [0.0, -3.0, 5.0], [4.0, 0.0, -9.0], [0.0, 0.0, 0.0]])
+    days = np.array([[0.0, 7.0, 30.0]] * 4)
+    spread = charges.mr3_vega_spread(coins, days, np.array([100.0, 10.0, 100.0, 10.0]), rate=0.01)
+    assert spread == pytest.approx([4 * 30 * 100 * 0.01, 3 * 23 * 10 * 0.01, 4 * 30 * 100 * 0.01, 0.0])
     spot = np.array([True, False, False])
     basis = charges.mr4_basis_pairs(coins, days / YEAR_DAYS, spot, rate=YEAR_DAYS, spot_rate=50.0)
-    assert basis == pytest.approx([4 * 50.0, 3 * 23.0])
+    assert basis == pytest.approx([4 * 50.0, 3 * 23.0, 4 * 50.0, 0.0])
 
 
 # -- charges --------------------------------------------------------------------------------------------------
@@ -482,7 +482,8 @@ def test_instants_are_matched_each_alone() -> None:
 
 def test_a_unit_without_losses_owes_nothing() -> None:
     assert charges.mr1_spot_shock(np.zeros((0, 21))) == 0.0
-    assert charges.mr1_spot_shock(np.array([[1.0, 2.0], [3.0, 4.0]])) == 0.0
+    gain = charges.mr1_spot_shock(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    assert (gain, math.copysign(1.0, float(gain))) == (0.0, 1.0)  # and not minus nothing
     assert charges.mr6_extreme_move(np.array([[5.0, -3.0], [1.0, 4.0]]), factor=0.5) == 0.0
 
 
@@ -525,7 +526,9 @@ def test_expiries_only_pay_for_what_they_offset() -> None:
 
 def test_only_options_settled_in_dollars_owe_for_rates() -> None:
     assert charges.mr5_rate(np.zeros(0), np.zeros(0), shift=0.05) == 0.0
-    assert charges.mr5_rate(np.array([1_000.0, -3_000.0]), np.array([0.5, 0.1]), shift=0.05) == pytest.approx(10.0)
+    for sign in (1.0, -1.0):  # whichever side is the larger
+        value = sign * np.array([1_000.0, -3_000.0])
+        assert charges.mr5_rate(value, np.array([0.5, 0.1]), shift=0.05) == pytest.approx(10.0)
 
 
 def matched_one_by_one(delta: list[float], days: list[float], spot: list[bool], rate: float, spot_rate: float) -> float:

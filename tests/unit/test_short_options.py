@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from bt_margin.engine.builder import parse_time
@@ -71,6 +72,7 @@ def test_a_bought_option_asks_for_nothing() -> None:
     account.adopt(held(CALL, 10.0))
     (row,) = assess(account, CROSS, MARKET, RULES).positions
     assert (row.initial_margin, row.maintenance_margin, row.liquidation_fee) == (0.0, 0.0, 0.0)
+    assert options.charge(held(CALL, 1.0), MARKET, RULES, 0.0) == ()  # nor one contract
 
 
 def test_the_row_of_a_sold_option_whole() -> None:
@@ -87,3 +89,74 @@ def test_the_row_of_a_sold_option_whole() -> None:
     known = [float(x) for each in (bs, pa) for x in (each.delta, each.gamma, each.vega, each.theta)]
     assert told == pytest.approx([-0.1 * x for x in known])
     assert 0.4 < known[0] < 0.7
+
+
+# -- options settled in a stablecoin: the same in coins, told at the index ---------------------------------------------
+
+LINEAR = "BTC/USDT:USDT-251226-60000-C"
+BOTH = PAPER.overlay(instruments={LINEAR: {"contract_size": 0.01}}).as_of(TIME, "nearest")
+INDEXES = {"BTC/USDT": 60_000.0, "BTC/USD": 60_000.0, "USDT/USD": 1.0, "USDC/USD": 1.0, "USD/USDT": 1.0}
+BESIDE = Market(TIME, {CALL: 0.1, LINEAR: 6_000.0}, {CALL: 0.1, LINEAR: 6_000.0}, INDEXES,
+                forwards={"BTC/USD:BTC-251226": 60_000.0, "BTC/USDT:USDT-251226": 60_000.0})
+
+
+def test_what_a_seller_holds_in_a_stablecoin_is_what_it_holds_in_coins_at_the_index() -> None:
+    """A tenth of a bitcoin at the money: 0.015 + 0.01 BTC, fee 0.03 % of 0.1 BTC."""
+    sold = [Position(BOTH.instrument(symbol), "cross", "net", -10.0, 0.1, 1.0) for symbol in (CALL, LINEAR)]
+    coin, usdt = (options.charge(one, BESIDE, BOTH, 10.0)[0] for one in sold)
+    assert (coin.name, coin.unit) == ("option margin", CALL)
+    assert [coin.initial, coin.fee] == pytest.approx([0.025, 0.00003])
+    taker = BOTH.fees("option").taker
+    assert coin.detail == pytest.approx({"factor": 1.0, "taker": taker, "notional": 0.1, "mark": 0.1})
+    assert usdt.detail == pytest.approx({"factor": 1.0, "taker": taker, "notional": 6_000.0, "mark": 6_000.0})
+    for ours, theirs in ((usdt.initial, coin.initial), (usdt.maintenance, coin.maintenance), (usdt.fee, coin.fee)):
+        assert ours == pytest.approx(60_000.0 * float(theirs))
+    fees = [float(options.trading_fee(BOTH.instrument(symbol), 10.0, price, taker, BESIDE, BOTH))
+            for symbol, price in ((CALL, 0.1), (LINEAR, 6_000.0))]
+    assert fees == pytest.approx([0.00003, 1.8])
+
+
+def test_a_mark_in_a_stablecoin_implies_the_vol_of_the_same_mark_in_coins() -> None:
+    coin, usdt = (options.greeks(BOTH.instrument(symbol), BESIDE) for symbol in (CALL, LINEAR))
+    for one, other in zip(coin, usdt, strict=True):
+        for name in ("delta", "gamma", "vega", "theta"):
+            assert getattr(other, name) == pytest.approx(float(getattr(one, name)), rel=1e-9)
+
+
+IN_THE_MONEY = "BTC/USD:BTC-251226-50000-C"
+CHEAP = replace(BESIDE, marks={**BESIDE.marks, IN_THE_MONEY: 0.1})  # less than its 10,000 / 60,000
+
+
+def test_below_its_payoff_an_option_has_the_greeks_of_the_payoff() -> None:
+    bs, pa = options.greeks(BOTH.instrument(IN_THE_MONEY), CHEAP)
+    assert [bs.delta, bs.gamma, bs.vega] == [1.0, 0.0, 0.0]
+    assert [pa.delta, pa.vega, pa.theta] == pytest.approx([50_000.0 / 60_000.0, 0.0, 0.0])
+
+
+def test_prices_that_move_take_options_along_at_the_vol_their_marks_imply() -> None:
+    """A tenth down: a coin is worth less, a dollar is not; an option below its payoff is worth the payoff there."""
+    swap = "BTC/USDT:USDT"
+    at = replace(CHEAP, marks={**CHEAP.marks, swap: 60_100.0}, lasts={**CHEAP.lasts, swap: 60_200.0})
+    held = [Position(BOTH.instrument(symbol), "cross", "net", -1.0, 0.1, 1.0)
+            for symbol in (CALL, LINEAR, IN_THE_MONEY)]
+    there = options.moved(at, held, -0.1)
+    assert [there.mark(swap), there.last(swap)] == pytest.approx([54_090.0, 54_180.0])
+    assert dict(there.indexes) == pytest.approx({**INDEXES, "BTC/USDT": 54_000.0, "BTC/USD": 54_000.0})
+    assert dict(there.forwards) == pytest.approx(dict.fromkeys(at.forwards, 54000.0))
+    assert there.mark(IN_THE_MONEY) == pytest.approx(4_000.0 / 54_000.0)
+    assert there.mark(LINEAR) == pytest.approx(54_000.0 * float(there.mark(CALL)))
+    assert there.last(CALL) == there.mark(CALL) < at.mark(CALL)
+    years = options.years_left(BOTH.instrument(CALL), TIME)
+    vols = [float(options.implied_vol(BOTH.instrument(CALL), market.mark(CALL), price, price, years))
+            for market, price in ((at, 60_000.0), (there, 54_000.0))]
+    assert vols[0] == pytest.approx(vols[1], rel=1e-9)
+
+
+def test_the_time_left_of_many_instants_and_of_one() -> None:
+    """77 days and 8 hours from the start of 10 October."""
+    option = BOTH.instrument(CALL)
+    one = options.years_left(option, TIME)
+    assert type(one) is float
+    assert one == pytest.approx((77 + 8 / 24) / 365)
+    many = options.years_left(option, np.array([TIME, TIME + 86_400_000]))
+    assert many == pytest.approx([one, one - 1 / 365])
