@@ -55,9 +55,9 @@ def test_where_coins_stand_beside_contracts_it_rests_on_what_they_count_for() ->
 def test_the_grade_of_a_coin_is_its_own() -> None:
     """Options are closed at a rate that is known of bitcoin alone here, contracts at one of each coin."""
     found = rules.__wrapped__()
+    found.portfolio_options("BTC")
     for coin in ("BTC", "ETH"):
         found.portfolio(coin)
-        found.portfolio_options("BTC")
     bitcoin, ether = (grades(found, coin) for coin in ("BTC", "ETH"))
     assert (bitcoin["mr7_delta_one"], ether["mr7_delta_one"]) == ("derived", "inferred")
     assert bitcoin["mr7_long_option"] == "inferred"
