@@ -35,13 +35,13 @@ def smaller(a: Number, b: Number) -> Number:
 
 
 def least(value: Number) -> float:
-    """The smallest of many; no number where one of them is none. ValueError for an empty array."""
-    return float(np.minimum.reduce(value)) if isinstance(value, np.ndarray) else value
+    """The smallest of many, infinity of none; no number where one of them is none."""
+    return float(np.minimum.reduce(value, initial=np.inf)) if isinstance(value, np.ndarray) else value
 
 
 def most(value: Number) -> float:
-    """The largest of many; no number where one of them is none. ValueError for an empty array."""
-    return float(np.maximum.reduce(value)) if isinstance(value, np.ndarray) else value
+    """The largest of many, minus infinity of none; no number where one of them is none."""
+    return float(np.maximum.reduce(value, initial=-np.inf)) if isinstance(value, np.ndarray) else value
 
 
 def anywhere(truth: bool | NDArray[np.bool_]) -> bool:

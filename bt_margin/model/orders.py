@@ -301,9 +301,13 @@ class Orders:
         return last[2]
 
     def exchanged(self, former: Order, order: Order) -> Orders:
-        """With one in the place of another."""
-        queue = self._queues[_queue_of(former)]
-        return self.without(former)._with(order, queue.arrivals[queue.ids.index(former.id)])
+        """With one in the place of another, of its queue or of another one."""
+        key = _queue_of(former)
+        queue = self._queues[key]
+        arrival = queue.arrivals[queue.ids.index(former.id)]
+        if _queue_of(order) != key:
+            return self.without(former)._with(order, arrival)
+        return Orders({**self._queues, key: queue.without(former.id).plus(order, arrival)}, self._arrived)
 
     def without(self, order: Order) -> Orders:
         """With one less. Raises KeyError or ValueError where it is not there."""

@@ -168,8 +168,7 @@ def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], 
 
     Raises NoRuleInForce for a holding whose discount is not known; a coin switched off counts nothing.
     """
-    owed: Number = 0.0
-    owned, counted = amount, 0.0
+    owned, owed, counted = amount, 0.0 * usd, 0.0  # a price that is no number makes none, whatever is held
     if not least(amount) >= 0:
         owned, owed = larger(amount, 0.0), smaller(amount, 0.0) * usd
     if currency not in off and anywhere(owned > 0):

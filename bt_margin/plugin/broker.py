@@ -223,7 +223,7 @@ class MarginBroker(SleepingBroker):
         before = list(self.pending) if self.margined else ()
         super()._ococheck(order)
         for other in before:
-            if not other.alive():
+            if other is not None and not other.alive():
                 self._forget(other)
 
     # -- one bar ------------------------------------------------------------------------------------------------
@@ -367,9 +367,10 @@ class MarginBroker(SleepingBroker):
         if not whole:
             order.partial()
             self.notify(order)
-            self._unqueue(order)  # its own OCO group ends with the first fill, the order itself goes on
+            place = self.pending.index(order)
+            self.pending[place] = None  # its own OCO group ends with the first fill, the order itself goes on
             self._ococheck(order)
-            self.pending.append(order)
+            self.pending[self.pending.index(None)] = order  # in its place, as the stock broker's and the venue's
             return
         order.executed.remsize = 0.0  # a spot buy receives less than it asked for: the fee comes out of the coins
         order.completed()

@@ -315,6 +315,47 @@ def test_fillers_slippage_and_cheating_work_as_in_stock() -> None:
     assert coc.filled() == [(100, 60_000.0)]
 
 
+class Volume:
+    """A filler: so many contracts trade in a bar, whoever comes first."""
+
+    def __init__(self, size: float) -> None:
+        self.size, self.bar, self.left = size, -1, 0.0
+
+    def __call__(self, order: bt.Order, price: float, ago: int) -> float:
+        if len(order.data) != self.bar:
+            self.bar, self.left = len(order.data), self.size
+        traded = min(self.left, abs(order.executed.remsize))
+        self.left -= traded
+        return traded
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_an_order_that_trades_in_part_keeps_its_place_as_in_stock(group: bool) -> None:
+    def act(s: Diary) -> None:
+        first = s.buy(size=30, exectype=LIMIT, price=59_000)
+        s.buy(size=30, exectype=LIMIT, price=59_000)
+        if group:  # ends with the first fill of its first order; what stands before and behind does not move
+            s.buy(size=30, exectype=LIMIT, price=50_000, oco=first)
+
+    bars = frame([60_000, 60_000, *[(60_000.0, 60_000.0, 58_900.0, 60_000.0)] * 3, 60_000])
+    ours = run({BTC: bars}, {1: act}, filler=Volume(20))
+    cerebro = bt.Cerebro(stdstats=False)
+    cerebro.broker.setcash(1e9)
+    cerebro.broker.set_filler(Volume(20))
+    cerebro.adddata(bt.feeds.PandasData(dataname=bars), name=BTC)
+    cerebro.addstrategy(Diary, acts={1: act})
+    (stock,) = cerebro.run()
+
+    def told(diary: Diary) -> list[tuple[int, str, float]]:
+        first = diary.orders[0].ref
+        return [(o.ref - first, o.getstatusname(), o.executed.size) for o in diary.orders]
+
+    assert told(ours) == told(stock)
+    assert [row for row in told(ours) if row[2]] == [
+        (0, "Partial", 20), (0, "Completed", 30), (1, "Partial", 10), (1, "Completed", 30)
+    ]
+
+
 def test_cheat_on_open_trades_at_this_bars_open() -> None:
     class Early(Diary):
         def next_open(self) -> None:

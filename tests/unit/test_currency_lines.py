@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from bt_margin.model.number import along
 from bt_margin.modes import borrow, currencies, mode_named
 from bt_margin.modes.base import Pool
 from bt_margin.rules.book import Rules
-from tests.unit.whole import PAIR, PAPER, PRICES, TIME
+from tests.unit.whole import PAIR, PAPER, PRICES, SWAP, TIME
 
 RULES = PAPER.as_of(TIME, "nearest")
 INVERSE, CALL = "BTC/USD:BTC", "BTC/USD:BTC-251226-60000-C"
@@ -123,7 +124,40 @@ def test_what_is_no_number_counts_as_none_alone_and_among_others(amount: float) 
     assert math.isnan(float(alone)) == math.isnan(amount)
 
 
+@pytest.mark.parametrize("off", [frozenset(), frozenset({"BTC"})])
+@pytest.mark.parametrize("amount", [2.0, 0.0, -2.0])
+def test_a_price_that_is_no_number_is_never_taken_for_one(amount: float, off: frozenset[str]) -> None:
+    def counted(usd: currencies.Number) -> currencies.Number:
+        return currencies.discounted("BTC", amount, usd, off, RULES)
+
+    assert math.isnan(float(counted(math.nan)))
+    both = along(counted(np.array([math.nan, 60_000.0])), 2)
+    assert np.array_equal(both, [math.nan, counted(60_000.0)], equal_nan=True)
+
+
 @pytest.mark.parametrize(("equity", "owed"), [([1.0, math.nan, -2.0], [0.0, 0.0, 2.5]), ([5.0, 0.5], [0.0, 0.0])])
 def test_what_may_be_owed_is_told_for_each_of_many(equity: list[float], owed: list[float]) -> None:
     found = along(borrow.potential_borrow(np.array(equity), 0.5), len(equity))
     assert found.tolist() == owed == [borrow.potential_borrow(x, 0.5) for x in equity]
+
+
+def test_a_part_has_the_orders_of_its_currency_whether_or_not_there_are_others() -> None:
+    linear = Order(1, RULES.instrument(SWAP), "buy", 2.0, 59_000.0, "cross", leverage=10)
+    inverse = Order(2, RULES.instrument(INVERSE), "buy", 3.0, 59_000.0, "cross", leverage=10)
+    coins = spot(3, "sell", 0.5, 61_000.0)
+    both = currencies.parts(account({"USDT": 1e5, "BTC": 1.0}, [linear, inverse, coins]))
+    assert {name: [order.id for order in part.orders] for name, part in both.items()} == {"BTC": [2], "USDT": [1]}
+    legs = [Position(RULES.instrument(symbol), "cross", "net", 1.0, 60_000.0, 10.0) for symbol in (SWAP, INVERSE)]
+    held = currencies.parts(replace(account({"USDT": 1e5}), positions=tuple(legs)))
+    assert {name: list(part.positions) for name, part in held.items()} == {"BTC": legs[1:], "USDT": legs[:1]}
+    one = currencies.parts(account({"USDT": 1e5, "BTC": 1.0}, [linear, coins]))
+    assert {name: [order.id for order in part.orders] for name, part in one.items()} == {"USDT": [1]}
+    rows = by_name(account({"USDT": 1e5, "BTC": 1.0}, [linear, inverse]))
+    taker, units = RULES.fees("swap").taker, [RULES.instrument(symbol).contract_size for symbol in (SWAP, INVERSE)]
+    assert rows["USDT"].fees == pytest.approx(2.0 * units[0] * 59_000.0 * taker, rel=1e-15)
+    assert rows["BTC"].fees == pytest.approx(3.0 * units[1] / 59_000.0 * taker, rel=1e-15)
+
+
+def test_a_pool_of_one_currency_is_no_account() -> None:
+    with pytest.raises(ValueError, match="pool USDT is not a whole account"):
+        currencies.of(Pool("USDT", mode_named("cross"), "USDT", 1e5, ()))

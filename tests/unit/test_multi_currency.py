@@ -678,6 +678,11 @@ def test_an_account_too_small_is_warned_of() -> None:
     assert not any("to enter" in w for w in report({"USDT": 90_000.0}, time="2026-05-01").warnings)
 
 
+@pytest.mark.parametrize("mode", ["cross", MODE])
+def test_stress_without_moves_has_no_rows(mode: str) -> None:
+    assert PositionBuilder.from_dict(book({"BTC": 1.0, "USDT": 5e4}, positions=[swap(150.0)])).stress(mode, ()) == []
+
+
 def test_stress_moves_collateral_and_debt() -> None:
     builder = PositionBuilder.from_dict(book({"BTC": 1.0}, positions=[swap(150.0)]))
     rows = {r.shift: r for r in builder.stress(MODE, (-0.5, -0.3, 0.0, 0.3))}

@@ -116,6 +116,15 @@ def test_an_order_that_takes_anothers_place_keeps_it() -> None:
     account.place(Order(2, LINEAR, "buy", 7.0, 80.0, "cross"))
     (queue,) = account.resting.queues
     assert (queue.ids, queue.sizes.tolist()) == ((1, 2, 3), [1.0, 7.0, 3.0])
+    account.place(Order(4, INVERSE, "buy", 1.0, 90.0, "cross"))
+    for id_ in (1, 2, 3):
+        account.place(Order(id_, LINEAR, "buy", 9.0, 90.0, "cross"))  # the queue, too, stays before what came later
+    assert [queue.head.symbol for queue in account.resting.queues] == [LINEAR.symbol, INVERSE.symbol]
+    account.withdraw(2)
+    account.withdraw(3)
+    account.place(Order(1, LINEAR, "buy", 8.0, 90.0, "cross"))
+    assert [queue.head.symbol for queue in account.resting.queues] == [LINEAR.symbol, INVERSE.symbol]
+    account.withdraw(4)
     with pytest.raises(KeyError):
         account.resting.without(Order(9, INVERSE, "buy", 1.0, 90.0, "cross"))
     assert account.withdraw(9) is None

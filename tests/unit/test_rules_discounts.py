@@ -151,11 +151,15 @@ def test_weighing_is_marginal(a: float, b: float, usd: float) -> None:
 
 
 @given(st.lists(st.one_of(st.floats(0, 300), st.sampled_from([0.0, 20.0, 25.0, 110.0, math.nan])), min_size=1),
-       st.floats(0.5, 2), st.sampled_from(["coin", "usd"]), st.sampled_from([0.0, 0.25]))
-def test_many_count_to_the_bit_what_each_counts(amounts: list[float], usd: float, unit: Unit, beyond: float) -> None:
+       st.floats(0.5, 2), st.sampled_from(["coin", "usd"]), st.sampled_from([0.0, 0.25]), st.booleans())
+def test_many_count_to_the_bit_what_each_counts(
+    amounts: list[float], usd: float, unit: Unit, beyond: float, prices: bool
+) -> None:
     row = DiscountRow("BTC", unit, ((20, 0.98), (25, 0.9775), (110, 0.5)), beyond=beyond)
-    together = along(row.weigh(np.array(amounts), usd), len(amounts))
-    assert np.array_equal(together, [row.weigh(x, usd) for x in amounts], equal_nan=True)
+    each = usd * np.arange(1, len(amounts) + 1) if prices else np.full(len(amounts), usd)
+    together = along(row.weigh(np.array(amounts), each if prices else usd), len(amounts))
+    alone = [row.weigh(x, float(y)) for x, y in zip(amounts, each, strict=True)]
+    assert np.array_equal(together, alone, equal_nan=True)
 
 
 @pytest.mark.parametrize("amounts", [[110.5], [1.0, 110.5], [200.0, math.nan, 3.0]])
