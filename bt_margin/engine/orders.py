@@ -213,12 +213,16 @@ def _funds(
     if back:  # judged beside the position it ends, whose own margin an isolated one brings along
         held = account.positions[order.key]
         free = headroom(account, None, market, rules, currency) + held.margin - back
-    tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
-    if free >= -tolerance or (opening_is_free(account, order, before) and not back):
+    if free >= -_rounding(account, currency) or (opening_is_free(account, order, before) and not back):
         return order
     largest = largest_affordable(account, order, market, rules, before)
     what = f"{currency} to give" if order.is_cash else f"free margin in {currency}"
     return Refusal(f"insufficient {what} (51008)", -free, currency, largest)
+
+
+def _rounding(account: Account, currency: str) -> float:
+    """What free margin may miss by and be there: a billionth of the balance, not of a coin, which may be worth much."""
+    return 1e-9 * abs(account.balance(currency))
 
 
 def _buy_back(account: Account, order: Order, market: Market, rules: Rules) -> float:
@@ -250,9 +254,8 @@ def largest_affordable(
         trial = replace(order, size=size)
         if not order.is_cash and within_tiers(account, trial, market, rules, before) is not None:
             return False
-        tolerance = 1e-9 * max(1.0, abs(account.balance(currency)))
         left = headroom(account, trial, market, rules, currency, before)
-        return opening_is_free(account, trial, before) or left >= -tolerance
+        return opening_is_free(account, trial, before) or left >= -_rounding(account, currency)
 
     if not order.is_cash and not instrument.is_option:
         ceiling = _largest_position(order, float(order_price(order, market)), rules) * 2

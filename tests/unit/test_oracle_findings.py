@@ -1,4 +1,4 @@
-"""What the independent oracle found in the modes of a whole account, each on as few figures as show it."""
+"""What the independent oracle found, each on as few figures as show it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bt_margin.engine.builder import parse_time
 from bt_margin.engine.debts import charge_hour
 from bt_margin.engine.engine import Fill, MarginEngine
 from bt_margin.engine.leg import LOOKS, Leg
+from bt_margin.engine.orders import Refusal
 from bt_margin.model.account import Account, Order, Position
 from bt_margin.model.ledger import EntryKind
 from bt_margin.model.loan import MarginPosition
@@ -326,3 +327,18 @@ def test_an_order_that_trades_in_part_keeps_its_place_before_those_that_came_lat
         assert float(line.fees) == pytest.approx(20.0)
         assert list(e.account.orders) == [order.id for order in e.account.resting] == [first.id, second.id]
     assert [order.size for order in e.account.resting] == [20.0, 100.0]
+
+
+@pytest.mark.parametrize(("missing", "taken"), [(0.0, True), (5e-10, False), (1e-15, True)])
+def test_a_coin_is_not_short_by_less_than_rounding_of_what_is_there(missing: float, taken: bool) -> None:
+    """Half a billionth of a bitcoin is no rounding where ten thousandths are there: cross, seed 62984."""
+    swap = PAPER.as_of(TIME, "nearest").instrument("BTC/USD:BTC")
+    value = 2 * swap.contract_size / 50_000.0
+    needs = value / 10.0 + value * PAPER.as_of(TIME, "nearest").fees("swap").taker
+    account = Account({"BTC": needs - missing})
+    market = Market(TIME, {"BTC/USD:BTC": 50_000.0}, {"BTC/USD:BTC": 50_000.0}, {"BTC/USD": 50_000.0})
+    engine = MarginEngine(account, CROSS, PAPER, market)
+    answer = engine.check(Order(1, swap, "buy", 2.0, 50_000.0, "cross", leverage=10.0))
+    assert isinstance(answer, Order) is taken
+    if isinstance(answer, Refusal):
+        assert (answer.shortfall, answer.largest_size) == (pytest.approx(missing, rel=1e-6), 1.0)
