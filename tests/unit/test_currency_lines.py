@@ -138,7 +138,9 @@ def test_a_price_that_is_no_number_is_never_taken_for_one(amount: float, off: fr
 @pytest.mark.parametrize(("equity", "owed"), [([1.0, math.nan, -2.0], [0.0, 0.0, 2.5]), ([5.0, 0.5], [0.0, 0.0])])
 def test_what_may_be_owed_is_told_for_each_of_many(equity: list[float], owed: list[float]) -> None:
     found = along(borrow.potential_borrow(np.array(equity), 0.5), len(equity))
-    assert found.tolist() == owed == [borrow.potential_borrow(x, 0.5) for x in equity]
+    alone = [borrow.potential_borrow(x, 0.5) for x in equity]
+    assert found.tolist() == owed == alone
+    assert {type(x) for x in alone} == {float}
 
 
 def test_a_part_has_the_orders_of_its_currency_whether_or_not_there_are_others() -> None:
