@@ -100,9 +100,12 @@ class RiskControl:
                 continue
             if self.now.account.orders and self._cancel_early([p for p, _ in judged]):
                 continue
-            for _, judgement in judged:
-                self._note_ratio(*_levels(judgement))
-            pool = next((p for p, judgement in judged if self._breaches(p, judgement)), None)
+            pool = None
+            for one, judgement in judged:
+                equity, requirement = float(judgement.equity), float(judgement.requirement)
+                self._note_ratio(equity, requirement)
+                if pool is None and self._breaches(one, equity, requirement):
+                    pool = one
             if pool is None:
                 return judged
             done = len(self.now.account.ledger), len(self.now.account.orders)
@@ -132,10 +135,9 @@ class RiskControl:
 
     def _in_breach(self, pool: Pool) -> bool:
         """Within a ladder: a step that costs exactly what it frees leaves the ratio at 1 but for rounding, a breach."""
-        return self._breaches(pool, judge(pool, self.now.market, self.now.rules), HAIR)
+        return self._breaches(pool, *_levels(judge(pool, self.now.market, self.now.rules)), HAIR)
 
-    def _breaches(self, pool: Pool, judgement: Judgement, hair: float = 0.0) -> bool:
-        equity, requirement = _levels(judgement)
+    def _breaches(self, pool: Pool, equity: float, requirement: float, hair: float = 0.0) -> bool:
         if math.isnan(equity) or math.isnan(requirement):
             at = self.now.market.time
             raise MissingPrice(f"pool {pool.name}: its ratio is not a number at {at}; repair the data")

@@ -183,7 +183,12 @@ class MarginEngine(Clockwork):
             raise MissingPrice(f"{order.symbol}: a fill needs a finite price above zero, found {price!r}")
         before = self.account.resting
         resting = self.account.withdraw(order.id)
-        answer = self._check(replace(order, size=size, price=price), filling=True)
+        if resting is not None and resting.size == size and order == resting and self._at_market(order, price):
+            answer = self._check(resting, filling=True)  # as it rested, which was judged at this market
+            if not isinstance(answer, Refusal):
+                answer = replace(answer, price=price)
+        else:
+            answer = self._check(replace(order, size=size, price=price), filling=True)
         if not isinstance(answer, Refusal) and fee and order.side == "buy" and not self.mode.whole:
             left = order_rules.headroom(self.account, answer, self.market, self.rules, order.instrument.quote)
             if left < fee:  # a plain asset's fee is paid in the quote currency, on top
@@ -205,6 +210,11 @@ class MarginEngine(Clockwork):
         self.note_debts()
         self._references.note(self.account, self.market)  # of what is held now, too
         return booked
+
+    def _at_market(self, order: Order, price: float) -> bool:
+        """True where an order at the market asks for what one at this price does: last trade and mark are there."""
+        symbol, market = order.symbol, self.market
+        return order.price is None and market.lasts.get(symbol) == price == market.marks.get(symbol, price)
 
     def _loan(self, order: Order, price: float, maker: bool) -> Fill:
         """Spot margin: borrow and trade, or trade and repay; what a close leaves negative is refunded."""
@@ -267,10 +277,11 @@ class MarginEngine(Clockwork):
         nearest, closes = nearest_distance(self, stretch, start, end), stretch.ahead.closes
         seen = max(start, int(np.searchsorted(closes, closes[end - 1] - 2 * WINDOW))) if notable else end - 1
         for bar in range(seen, end):
-            opening, self.market = stretch.ahead.ends(bar, self.market)
+            if notable and self.at_risk:
+                self._references.note(self.account, stretch.ahead.opening(bar, self.market))
+            self.market = stretch.ahead.closing(bar, self.market)
             if notable:
-                for market in (opening, self.market) if self.at_risk else (self.market,):
-                    self._references.note(self.account, market)
+                self._references.note(self.account, self.market)
         self.control.sleep(low, nearest)
 
     def _move(self, market: Market) -> None:

@@ -66,12 +66,15 @@ class Ahead:
         market = self.market.some(self.instants(0, bars))
         return Ahead(market, self.opens[:bars], self.closes[:bars], self.points, self.index_pairs)
 
-    def ends(self, bar: int, before: Market) -> tuple[Market, Market]:
-        """The markets at a bar's open and close, after another."""
+    def opening(self, bar: int, before: Market) -> Market:
+        """The market at a bar's open, after another."""
+        return self.market.one(bar, int(self.opens[bar]), before.index_times)
+
+    def closing(self, bar: int, before: Market) -> Market:
+        """The market at a bar's close, after another."""
         width, time = len(self.closes), int(self.closes[bar])
-        opening = self.market.one(bar, int(self.opens[bar]), before.index_times)
         heard = {**before.index_times, **dict.fromkeys(self.index_pairs, time)}
-        return opening, self.market.one((self.points - 1) * width + bar, time, heard)
+        return self.market.one((self.points - 1) * width + bar, time, heard)
 
     @property
     def at_close(self) -> slice:
@@ -188,8 +191,8 @@ def _costs_interest(engine: MarginEngine, market: Market) -> bool:
     """True where every full hour of a whole account counts, at an instant or at one of many."""
     if any(engine.account.accrued.values()):
         return True
-    return any(currencies.costs_interest(line)
-               for line in currencies.lines(engine.account_pool(), market, engine.rules))
+    lines = currencies.lines(engine.account_pool(), market, engine.rules)
+    return any([currencies.costs_interest(line) for line in lines])
 
 
 def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:

@@ -173,7 +173,7 @@ class Present:
 
     def account_pool(self) -> Pool:
         """The one pool of a whole account."""
-        (pool,) = (p for p in self._cut()[0] if p.holdings is not None)
+        (pool,) = [p for p in self._cut()[0] if p.holdings is not None]
         return pool
 
     def pool_of(self, position: Position) -> str:

@@ -154,11 +154,11 @@ class Account:
 
     def copy(self) -> Account:
         """The account to try something on: this one stays as it is. Ledger and opening balances do not go along."""
-        copy = Account(position_mode=self.position_mode)
-        copy.balances, copy.positions = dict(self.balances), dict(self.positions)
-        copy.orders, copy.resting, copy.fund = dict(self.orders), self.resting, dict(self.fund)
-        copy.borrowing, copy.accrued = self.borrowing, dict(self.accrued)
-        copy.spot_use = self.spot_use
+        copy: Account = object.__new__(Account)
+        copy.__dict__.update(
+            self.__dict__, balances=dict(self.balances), positions=dict(self.positions), orders=dict(self.orders),
+            fund=dict(self.fund), accrued=dict(self.accrued), ledger=[], opening={},
+        )
         return copy
 
     def what_if(self, entry: Entry) -> Account:
@@ -211,7 +211,8 @@ class Account:
 
     def apply(self, entry: Entry) -> None:
         """Book an entry: cash, contracts, isolated margin and the fund, all or nothing."""
-        if not all(math.isfinite(x) for x in (entry.total, entry.fund, entry.size, entry.price)):
+        finite = math.isfinite
+        if not (finite(entry.total) and finite(entry.fund) and finite(entry.size) and finite(entry.price)):
             raise NotConserved(f"ledger: an amount is not finite in {entry}")
         if entry.kind is EntryKind.TRANSFER and entry.total + entry.fund != 0.0:
             raise NotConserved(f"ledger: a transfer does not sum to zero: {entry}")

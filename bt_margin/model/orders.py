@@ -184,7 +184,7 @@ class Queue:
         return self._met(held)[1]
 
     def _met(self, held: float) -> tuple[Queue, float]:
-        if not len(self) or (held * self.head.sign >= 0 and not self.head.closes):
+        if not self.ids or (held * self.orders[0].sign >= 0 and not self.orders[0].closes):
             return self, held
         if held not in self._last_met:
             self._last_met.clear()
@@ -196,12 +196,14 @@ class Queue:
         return {}
 
     def _meet(self, held: float) -> tuple[Queue, float]:
-        if self.head.closes:
+        head = self.orders[0]
+        if head.closes:
             return _NOBODY, held
-        if len(self) == 1:
-            size, left = self.head.meets(held)
-            opens = (replace(self.head, size=size),)
-            return (Queue(opens, self.ids, self.arrivals, self.currencies) if size > 0 else _NOBODY), left
+        if len(self.ids) == 1:
+            size, left = head.meets(held)
+            if size <= 0:
+                return _NOBODY, left
+            return Queue((replace(head, size=size),), self.ids, self.arrivals, self.currencies), left
         columns, left = self.columns.copy(), held
         kept: list[int] = []
         orders: list[Order] = []
@@ -312,12 +314,16 @@ class Orders:
     def without(self, order: Order) -> Orders:
         """With one less. Raises KeyError or ValueError where it is not there."""
         queues, key = dict(self._queues), _queue_of(order)
-        left = queues[key].without(order.id)
-        if len(left):
+        queue = queues[key]
+        left = queue.without(order.id)
+        if left.ids:
             queues[key] = left
         else:
             del queues[key]
-        return Orders(queues, self._arrived)
+        found = Orders(queues, self._arrived)
+        if queue.orders[-1] is order and queue.arrivals[-1] == self._arrived:  # the last to arrive: tried once more,
+            Orders._tried = (found, order, self)  # as when it fills, it is where it was
+        return found
 
     def _with(self, order: Order, arrival: int) -> Orders:
         queues, key = dict(self._queues), _queue_of(order)

@@ -216,7 +216,7 @@ class Judgement(NamedTuple):
     @property
     def requirement(self) -> Number:
         """Maintenance margin + liquidation fee."""
-        return self.maintenance + self.fee
+        return sum([charge.maintenance for charge in self.charges]) + sum([charge.fee for charge in self.charges])
 
     @property
     def gap(self) -> Number:

@@ -22,14 +22,8 @@ class Exposure:
     positions: tuple[Position, ...]
     orders: tuple[Queue, ...]  # all that are not closing ones, whole
     opening: tuple[Queue, ...]  # what of them opens
-
-    @property
-    def held(self) -> float:
-        return sum(abs(position.size) for position in self.positions)
-
-    @property
-    def pending(self) -> float:
-        return sum(queue.size for queue in self.opening)
+    held: float  # the positions' sizes
+    pending: float  # what opens
 
 
 def exposures(positions: Iterable[Position], orders: Orders, openings: Iterable[Queue]) -> tuple[Exposure, ...]:
@@ -43,16 +37,18 @@ def exposures(positions: Iterable[Position], orders: Orders, openings: Iterable[
         instruments[position.symbol] = position.instrument
     for queue in orders.queues:
         head = queue.head
-        instruments.setdefault(head.symbol, head.instrument)
+        symbol = head.instrument.symbol
+        instruments.setdefault(symbol, head.instrument)
         if not head.closes:
-            resting.setdefault(head.symbol, []).append(queue)
+            resting.setdefault(symbol, []).append(queue)
     for queue in openings:
-        opening.setdefault(queue.head.symbol, []).append(queue)
-    return tuple(
-        Exposure(instruments[symbol], tuple(held.get(symbol, ())), tuple(resting.get(symbol, ())),
-                 tuple(opening.get(symbol, ())))
-        for symbol in sorted(instruments)
-    )
+        opening.setdefault(queue.head.instrument.symbol, []).append(queue)
+    found = []
+    for symbol in sorted(instruments):
+        holds, opens = held.get(symbol, ()), opening.get(symbol, ())
+        found.append(Exposure(instruments[symbol], tuple(holds), tuple(resting.get(symbol, ())), tuple(opens),
+                              sum([abs(position.size) for position in holds]), sum([queue.size for queue in opens])))
+    return tuple(found)
 
 
 def net_sizes(positions: Iterable[Position]) -> dict[PositionKey, float]:
@@ -63,5 +59,5 @@ def net_sizes(positions: Iterable[Position]) -> dict[PositionKey, float]:
 def opening_queues(positions: Iterable[Position], queues: Iterable[Queue]) -> tuple[Queue, ...]:
     """What opens of some queues: each meets its position, if that is among these."""
     net = net_sizes(positions)
-    parts = (queue.opening(net.get(queue.head.key, 0.0)) for queue in queues)
-    return tuple(part for part in parts if len(part))
+    parts = [queue.opening(net.get(queue.head.key, 0.0) if net else 0.0) for queue in queues]
+    return tuple([part for part in parts if part.ids])

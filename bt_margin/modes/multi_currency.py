@@ -19,7 +19,8 @@ from bt_margin.model.assessment import Charge
 from bt_margin.model.loan import MarginPosition
 from bt_margin.model.market import Market
 from bt_margin.model.number import Number, anywhere, smaller
-from bt_margin.model.orders import Orders, Queue
+from bt_margin.model.order import Order
+from bt_margin.model.orders import Queue
 from bt_margin.modes import borrow, conversion, cross, currencies, ladder
 from bt_margin.modes.base import MarginMode, Pool, as_cut, judge
 
@@ -82,9 +83,11 @@ def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, .
     """
     account, by_currency = _spares(pool, market, rules)
     if float(account) < 0:
-        return tuple(order.id for order in _adding(pool))
+        return tuple(order.id for order in pool.orders.among(_adds))
     auto = currencies.of(pool).borrowing.auto
     short = {currency for currency, spare in by_currency.items() if float(spare) < 0}
+    if not short:
+        return ()
 
     def going(queue: Queue) -> Queue | None:
         asked = _paid_in(queue, auto)
@@ -105,14 +108,14 @@ def _spares(pool: Pool, market: Market, rules: Rules) -> tuple[Number, dict[str,
         return math.inf, {}
     rows, auto = currencies.lines(pool, market, rules), currencies.of(pool).borrowing.auto
     account: Number = math.inf
-    if _adding(pool):
+    if any([_adds(queue.head) for queue in pool.orders.queues]):
         judged = judge(pool, market, rules)
-        needs = judged.maintenance + sum(row.fees * row.usd for row in rows)
-        needs = needs + sum(row.initial for row in judged.charges if row.name == "order margin")
+        needs = judged.maintenance + sum([row.fees * row.usd for row in rows])
+        needs = needs + sum([row.initial for row in judged.charges if row.name == "order margin"])
         account = judged.equity - needs
-    asked = {currency for queue in pool.orders.queues for currency in _paid_in(queue, auto)}
+    asked: frozenset[str] = frozenset().union(*[_paid_in(queue, auto) for queue in pool.orders.queues])
     found: dict[str, Number] = {}
-    for row in rows:
+    for row in rows if asked else ():
         if row.currency in asked:  # with auto-borrow, what spot orders give and fees may be borrowed
             held = row.premiums + row.isolated if auto else row.frozen
             left: Number = row.cash - row.accrued - held * (1 - 1e-12)
@@ -123,9 +126,9 @@ def _spares(pool: Pool, market: Market, rules: Rules) -> tuple[Number, dict[str,
     return account, found
 
 
-def _adding(pool: Pool) -> Orders:
-    """The orders that could add to what is required."""
-    return pool.orders.among(lambda order: not order.closes and order.margin_mode != "isolated")
+def _adds(order: Order) -> bool:
+    """True for an order that could add to what is required."""
+    return not order.closes and order.margin_mode != "isolated"
 
 
 def _paid_in(queue: Queue, auto: bool) -> frozenset[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bt_margin.engine.engine import MarginEngine
+from bt_margin.model.account import Account
 from bt_margin.model.instrument import Number, is_symbol
 from bt_margin.model.market import Market
 from bt_margin.modes.assess import total_equity
@@ -112,10 +113,11 @@ def walk(
     for one in found:
         if one.when == AT_OPEN:
             fill(one)
-    markets = {OPEN: engine.market, LOW: at(LOW, start), HIGH: at(HIGH, start), CLOSE: at(CLOSE, end)}
-    points = _points(engine, path, markets)
-    if found and all(one.when <= AT_OPEN for one in found) and quiet():
+    traded = engine.account.copy()  # what is judged meanwhile does not change the way the bar takes
+    if found and all([one.when <= AT_OPEN for one in found]) and quiet():
         return
+    markets = {OPEN: engine.market, LOW: at(LOW, start), HIGH: at(HIGH, start), CLOSE: at(CLOSE, end)}
+    points = _points(traded, path, markets)
     later = timeline(found, {bar.symbol: tuple(bar.last[p] for p in points) for bar in bars})
     for leg in range(len(points) - 1):
         from_, to = markets[points[leg]], markets[points[leg + 1]]
@@ -128,11 +130,11 @@ def walk(
         step(to, False)
 
 
-def _points(engine: MarginEngine, path: str, markets: dict[int, Market]) -> tuple[int, ...]:
+def _points(account: Account, path: str, markets: dict[int, Market]) -> tuple[int, ...]:
     """Which prices of the bar are visited, in order. Adverse: first the side that leaves the account with less."""
     if path == "close":
         return (OPEN, CLOSE)
     if path == "ohlc":
         return (OPEN, HIGH, LOW, CLOSE)
-    low, high = (total_equity(engine.account, markets[point]) for point in (LOW, HIGH))
+    low, high = (total_equity(account, markets[point]) for point in (LOW, HIGH))
     return (OPEN, LOW, HIGH, CLOSE) if low <= high else (OPEN, HIGH, LOW, CLOSE)
