@@ -108,7 +108,7 @@ def _spares(pool: Pool, market: Market, rules: Rules) -> tuple[Number, dict[str,
         return math.inf, {}
     rows, auto = currencies.lines(pool, market, rules), currencies.of(pool).borrowing.auto
     account: Number = math.inf
-    if any([_adds(queue.head) for queue in pool.orders.queues]):
+    if any(_adds(queue.head) for queue in pool.orders.queues):
         judged = judge(pool, market, rules)
         needs = judged.maintenance + sum([row.fees * row.usd for row in rows])
         needs = needs + sum([row.initial for row in judged.charges if row.name == "order margin"])

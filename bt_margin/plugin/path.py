@@ -114,7 +114,7 @@ def walk(
         if one.when == AT_OPEN:
             fill(one)
     traded = engine.account.copy()  # what is judged meanwhile does not change the way the bar takes
-    if found and all([one.when <= AT_OPEN for one in found]) and quiet():
+    if found and all(one.when <= AT_OPEN for one in found) and quiet():
         return
     markets = {OPEN: engine.market, LOW: at(LOW, start), HIGH: at(HIGH, start), CLOSE: at(CLOSE, end)}
     points = _points(traded, path, markets)

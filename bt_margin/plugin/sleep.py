@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from bt_margin.engine.engine import MarginEngine
 from bt_margin.engine.horizon import Ahead, Stretch, look_ahead
 from bt_margin.model.instrument import Kind, Number, is_symbol
-from bt_margin.model.market import STABLECOINS, parse_kind
-from bt_margin.model.number import along
+from bt_margin.model.market import STABLECOINS, Market, parse_kind
+from bt_margin.model.number import larger
 from bt_margin.modes.account_report import Collateral, collateral
 from bt_margin.modes.assess import available, total_equity
 from bt_margin.modes.base import Pool, judge
 from bt_margin.plugin.array_feed import ArrayFeed
-from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Prices, against, moved_along, step_of
+from bt_margin.plugin.bars import CLOSE, HIGH, LOW, OPEN, USD_PAIRS, Bar, Prices, moved_along, step_of
 from bt_margin.plugin.orders import STOP_LIMITS
 from bt_margin.plugin.path import market_at
 
@@ -36,6 +36,8 @@ PATIENCE = 64
 """The most bars that go the exact way before another look, where looks were in vain."""
 
 Array = NDArray[np.float64]
+AGAINST = [OPEN, LOW, HIGH, CLOSE]
+"""A candle against the market's: see `bars.against`."""
 
 
 class Lines:
@@ -46,11 +48,9 @@ class Lines:
 
     def __init__(self, feed: ArrayFeed) -> None:
         self.symbol: str = feed._name
-        last: Any
-        marks: Any
         stamp, last, marks, self.index, self.forward = feed.arrays()
         self.stamps = stamp
-        self.last, self.marks = last, marks
+        self.last, self.marks = np.stack(last), np.stack(marks)  # (open, high, low, close) x bars
         self.closes = np.rint((stamp - 719163.0) * 86_400_000).astype(np.int64)
         self.opens = self.closes - step_of(feed)
         self.low, self.high = last[LOW], last[HIGH]
@@ -65,28 +65,53 @@ class Lines:
         else:
             self.kind = np.zeros(len(stamp), dtype=np.int64)
         if self.is_option and self.symbol.endswith("-P"):
-            self.last, self.marks = against(last), against(marks)
+            self.last, self.marks = self.last[AGAINST], self.marks[AGAINST]
 
     def bar(self, at: int | slice, opens: Any, closes: Any) -> Bar:
         """Bars as one `Bar` of arrays, or one of them."""
 
-        def of(candle: Sequence[Array]) -> Any:
-            if isinstance(at, int):
-                return tuple([float(row[at]) for row in candle])
-            return tuple([row[at] for row in candle])
+        def of(candle: Array) -> Any:
+            return tuple(candle[:, at].tolist() if isinstance(at, int) else candle[:, at])
 
         last: Prices = of(self.last)
         if not self.venue:
             return Bar(self.symbol, opens, closes, last, None, None)
         kind = int(self.kind[at if isinstance(at, int) else at.start])
         marks: Prices | None = None if kind & 1 else of(self.marks)
-        indexes = forward = None
+        indexes = None
+        forward: Any = None
         if not kind & 2:
-            (index,) = of((self.index,))
+            index: Any = float(self.index[at]) if isinstance(at, int) else self.index[at]
             indexes = (index, index, index, index) if self.is_option else moved_along(index, marks or last)
         if not kind & 4:
-            (forward,) = of((self.forward,))
+            forward = self.forward[at]
         return Bar(self.symbol, opens, closes, last, marks, indexes, forward, self.is_option)
+
+    def points(self, bars: slice, points: Sequence[int]) -> Bar:
+        """Bars of one kind, of no option, as one `Bar` whose every price is all of them point by point, the close last:
+        (points x bars,) each."""
+
+        row: Any
+
+        def of(candle: Array) -> Any:
+            return candle[CLOSE, bars] if len(points) == 1 else candle[points, bars].ravel()
+
+        row = of(self.last)
+        last: Prices = (row, row, row, row)
+        if not self.venue:
+            return Bar(self.symbol, 0, 0, last, None, None)
+        kind = int(self.kind[bars.start])
+        marks: Prices | None = None
+        indexes: Prices | None = None
+        if not kind & 1:
+            row = of(self.marks)
+            marks = row, row, row, row
+        if not kind & 2:
+            index, judged = self.index[bars], (self.last if marks is None else self.marks)[:, bars]
+            moved = [judged[point] * (index / judged[CLOSE]) for point in points[:-1]]
+            row = np.concatenate([*moved, index]) if moved else index
+            indexes = row, row, row, row
+        return Bar(self.symbol, 0, 0, last, marks, indexes)
 
 
 def _sound(rows: Iterable[Array]) -> NDArray[np.bool_]:
@@ -119,12 +144,12 @@ class Asleep:
         self.last = first + stretch.bars - 1
         # the present bar; the last one that the engine knows of; the last one whose lowest ratio was taken
         self.at = self.told = self._taken = first - 1
-        self.closing = stretch.ahead.market.some(stretch.ahead.at_close)
-        self.equity_usd = self._each(total_equity(engine.account, self.closing))
-        usd = self.closing.usd(currency)
-        self.values: list[float] = np.maximum(self.equity_usd / usd, floor).tolist()
-        free = self._each(self._free(engine.free_pool(currency)))
-        self.cash: list[float] = (np.maximum(0.0, free) / (usd if engine.mode.whole else 1.0)).tolist()
+        ahead = stretch.ahead
+        self.closing = ahead.market if ahead.points == 1 else ahead.market.some(ahead.at_close)
+        self.equity_usd, usd = total_equity(engine.account, self.closing), self.closing.usd(currency)
+        self.values = self._list(larger(self.equity_usd / usd, floor))
+        free = larger(0.0, self._free(engine.free_pool(currency)))
+        self.cash = self._list(free / usd if engine.mode.whole else free)
 
     def _free(self, pool: Pool | None) -> Number:
         """What a pool may still open at each close; judged already where it can be liquidated."""
@@ -136,11 +161,12 @@ class Asleep:
                 return free[self.stretch.ahead.at_close] if isinstance(free, np.ndarray) else free
         return available(judge(pool, self.closing, self.engine.rules))
 
-    def _each(self, value: Number) -> Array:
-        return along(value, len(self.stretch.ahead.closes))
+    def _list(self, value: Number) -> list[float]:
+        """A value of each bar."""
+        return value.tolist() if isinstance(value, np.ndarray) else [value] * len(self.stretch.ahead.closes)
 
     @cached_property
-    def lows(self) -> Array:
+    def _lows(self) -> Array:
         return self.stretch.lows()
 
     @cached_property
@@ -153,7 +179,7 @@ class Asleep:
         if not engine.mode.whole:
             return {}
         rows = collateral(engine.account_pool(), self.closing, engine.rules)
-        return {name: Collateral(*(self._each(part) for part in row)) for name, row in rows.items()}
+        return rows
 
     @property
     def unchanged(self) -> bool:
@@ -164,24 +190,28 @@ class Asleep:
         """The account at the close of the present bar."""
         bar = self.at - self.first
         told = self.engine.control.take_lowest()
-        low = float(np.fmin(self._low(), np.nan if told is None else told))
+        low = float(np.fmin.reduce(self._lows[self._untold], initial=np.nan if told is None else told))
         self._taken = self.at
         return Instant(
-            int(self.stretch.ahead.closes[bar]), float(self.equity_usd[bar]), _known(low), _known(self._ratios[bar]),
-            {name: Collateral(*(float(np.asarray(part)[bar]) for part in row)) for name, row in
+            int(self.stretch.ahead.closes[bar]), _at(self.equity_usd, bar), _known(low), _known(self._ratios[bar]),
+            {name: Collateral(*(_at(part, bar) for part in row)) for name, row in
              self._collateral.items()},
         )
 
     def bring(self, notable: bool) -> None:
         """Tell the engine of the bars up to the present one."""
-        start, end = self.told + 1 - self.first, self.at + 1 - self.first
-        self.engine.sleep(self.stretch, start, end, _known(self._low()), notable)
+        start, end, untold = self.told + 1 - self.first, self.at + 1 - self.first, self._untold
+        self.engine.sleep(self.stretch, start, end, _known(self.stretch.low(untold.start, untold.stop)), notable)
         self.told = self.at
 
-    def _low(self) -> float:
-        """The lowest ratio of the bars that neither the engine nor anybody else was told of."""
-        start = max(self.told, self._taken) + 1 - self.first
-        return float(np.fmin.reduce(self.lows[start:self.at + 1 - self.first], initial=np.nan))
+    @property
+    def _untold(self) -> slice:
+        """The bars of whose lowest ratio neither the engine nor anybody else was told."""
+        return slice(max(self.told, self._taken) + 1 - self.first, self.at + 1 - self.first)
+
+
+def _at(value: Number, bar: int) -> float:
+    return float(value[bar] if isinstance(value, np.ndarray) else value)
 
 
 def _known(value: float) -> float | None:
@@ -208,6 +238,8 @@ class Sleeper:
         self._changes: list[int] = np.flatnonzero(change).tolist()
         self.dated = any("-" in line.symbol for line in self.lines if line.venue)
         self._pairs = tuple(line.symbol.partition(":")[0] for line in self.lines)
+        self._usd = tuple(line.symbol for line in self.lines if line.symbol in USD_PAIRS)
+        self._options = any(line.is_option for line in self.lines)
         self._width, self._next, self._patience = SHORTEST, 1, 1
         self.slept = 0  # bars of this run
 
@@ -309,22 +341,25 @@ class Sleeper:
         return max(first, end)
 
     def _ahead(self, engine: MarginEngine, bars: slice) -> Ahead:
-        points = ((CLOSE,) if not engine.at_risk else (OPEN, CLOSE) if self.path == "close" else
-                  (OPEN, LOW, HIGH, CLOSE))
+        points = [CLOSE] if not engine.at_risk else [OPEN, CLOSE] if self.path == "close" else [OPEN, LOW, HIGH, CLOSE]
         opens, closes, now = self.opens[bars], self.closes[bars], engine.market
-        shown = [line.bar(bars, opens, closes) for line in self.lines]
-        markets = [market_at(now, shown, point, now.time, self.currency) for point in points]
-        market = replace(
-            now, marks=_joined([m.marks for m in markets], now.marks),
-            lasts=_joined([m.lasts for m in markets], now.lasts),
-            indexes=_joined([m.indexes for m in markets], now.indexes),
-            forwards=_joined([m.forwards for m in markets], now.forwards),
-            times=np.concatenate([opens] * (len(points) - 1) + [closes]).astype(np.float64),
-        )
-        heard = tuple(pair for pair, line in zip(self._pairs, self.lines, strict=True)
-                      if line.venue and not line.kind[bars.start] & 2)
-        usd = tuple(line.symbol for line in self.lines if line.symbol in USD_PAIRS)
-        return Ahead(market, opens, closes, len(points), (*heard, *usd))
+        joined: Iterable[Mapping[str, Number]]
+        if now.forwards or self._options:
+            shown = [line.bar(bars, opens, closes) for line in self.lines]
+            markets = [market_at(now, shown, point, now.time, self.currency) for point in points]
+            joined = (
+                _joined(kinds, before)
+                for *kinds, before in zip(*[market.kinds for market in markets], now.kinds, strict=True)
+            )
+        else:  # what holds of one point then holds of all
+            shown = [line.points(bars, points) for line in self.lines]
+            joined = market_at(now, shown, CLOSE, now.time, self.currency).kinds
+        marks, lasts, indexes, forwards = joined
+        times = np.concatenate([opens] * (len(points) - 1) + [closes]).astype(np.float64)
+        market = Market(now.time, marks, lasts, indexes, now.strict, now.stand_ins, forwards, now.index_times, times)
+        heard = [pair for pair, line in zip(self._pairs, self.lines, strict=True)
+                 if line.venue and not line.kind[bars.start] & 2]
+        return Ahead(market, opens, closes, len(points), (*heard, *self._usd))
 
     def show(self, bars: Any, at: int) -> None:
         """Make `at` the latest bar of every feed."""
