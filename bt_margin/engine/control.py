@@ -94,11 +94,12 @@ class RiskControl:
 
     def _control(self) -> list[tuple[Pool, Judgement]]:
         """Liquidate every pool in breach, isolated ones first, until none is left; the pools as then judged."""
+        account = self.now.account
         for _ in range(10_000):
             judged = self.now.judged_pools()
-            if self.now.mode.whole and not self.now.account.borrowing.auto and self._repay_above_quota():
+            if self.now.mode.whole and not account.borrowing.auto and self._repay_above_quota():
                 continue
-            if self.now.account.orders and self._cancel_early([p for p, _ in judged]):
+            if account.orders and self._cancel_early([p for p, _ in judged]):
                 continue
             pool = None
             for one, judgement in judged:
@@ -108,16 +109,17 @@ class RiskControl:
                     pool = one
             if pool is None:
                 return judged
-            done = len(self.now.account.ledger), len(self.now.account.orders)
+            done = len(account.ledger), len(account.orders)
             self._liquidate(pool.name, pool.mode)
-            if done == (len(self.now.account.ledger), len(self.now.account.orders)):
+            if done == (len(account.ledger), len(account.orders)):
                 break  # nothing helped: better an error than the same again
         raise NotConserved("risk control: a breach is never resolved; this is a defect, please report the book")
 
     def _cancel_early(self, pools: Sequence[Pool]) -> bool:
         """Risk control's cancellation before 100 %, where the rules have one. True: some orders went."""
+        market, rules = self.now.market, self.now.rules
         for pool in pools:
-            going = pool.mode.early(pool, self.now.market, self.now.rules)
+            going = pool.mode.early(pool, market, rules)
             if going:
                 self.now.cancel_orders(pool.name, going, self.now.late_report(), self._ratio(pool), EARLY)
                 return True
@@ -279,9 +281,10 @@ class RiskControl:
                 self._sought[pool.name] = now
             if self._stands_as_noted(pool):
                 return
-        if not may_be_nearer(pool, low, self.now.market, self.now.rules):
+        market, rules = self.now.market, self.now.rules
+        if not may_be_nearer(pool, low, market, rules):
             return
-        away = distance(pool, judgement, self.now.market, self.now.rules)
+        away = distance(pool, judgement, market, rules)
         if away is None:
             return
         if self.entry_distance is None:

@@ -271,8 +271,8 @@ def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tu
             if path.points == 1:
                 closing[:] = 1
             at = bars + (path.points - 1) * width * closing
-            gaps = lowest_gaps(pool, None, path.market.some(at), engine.rules) if len(at) else np.empty(0)
-            bars = bars[along(gaps, len(at)) <= 0]
+            if len(at):
+                bars = bars[lowest_gaps(pool, None, path.market, engine.rules, at) <= 0]
         if len(bars):
             first = min(first, int(bars[0]))
     return first

@@ -169,7 +169,8 @@ class Present:
 
     def judged_pools(self) -> list[tuple[Pool, Judgement]]:
         """Every pool that can be liquidated, as it is judged now."""
-        return [(pool, self.look(pool, self.market)) for pool in self.at_risk_pools()]
+        market = self.market
+        return [(pool, self.look(pool, market)) for pool in self.at_risk_pools()]
 
     def account_pool(self) -> Pool:
         """The one pool of a whole account."""

@@ -137,7 +137,7 @@ class Instrument:
             return None
         return int(datetime.strptime(f"{expiry}08", "%y%m%d%H").replace(tzinfo=UTC).timestamp()) * 1000
 
-    @property
+    @cached_property
     def payoff(self) -> Payoff:
         """What a position pays. Raises NotSupported for products that are not built yet."""
         payoff = PAYOFFS[self.kind]

@@ -195,6 +195,10 @@ class MarginMode:
     whole: bool = False
 
 
+def _sum(parts: list[Number]) -> Number:
+    return parts[0] if len(parts) == 1 else sum(parts)  # of one array no other is made
+
+
 class Judgement(NamedTuple):
     """A pool at one instant or along many: numbers are floats or arrays, as the market's prices are."""
 
@@ -203,20 +207,23 @@ class Judgement(NamedTuple):
 
     @property
     def initial(self) -> Number:
-        return sum([charge.initial for charge in self.charges])
+        return _sum([charge.initial for charge in self.charges])
 
     @property
     def maintenance(self) -> Number:
-        return sum([charge.maintenance for charge in self.charges])
+        return _sum([charge.maintenance for charge in self.charges])
 
     @property
     def fee(self) -> Number:
-        return sum([charge.fee for charge in self.charges])
+        return _sum([charge.fee for charge in self.charges])
 
     @property
     def requirement(self) -> Number:
         """Maintenance margin + liquidation fee."""
-        return sum([charge.maintenance for charge in self.charges]) + sum([charge.fee for charge in self.charges])
+        if len(self.charges) == 1:
+            (charge,) = self.charges
+            return charge.maintenance + charge.fee
+        return _sum([charge.maintenance for charge in self.charges]) + _sum([charge.fee for charge in self.charges])
 
     @property
     def gap(self) -> Number:

@@ -84,22 +84,26 @@ def may_be_nearer(pool: Pool, low: float | None, market: Market, rules: Rules) -
     return bool(np.any(np.asarray(gaps) <= 0))
 
 
-def lowest_gaps(pool: Pool, low: float | None, path: Market, rules: Rules) -> NDArray[np.float64]:
-    """The look of `may_be_nearer` at many instants: the lowest gap over its moves; at or below zero it may be nearer.
+def lowest_gaps(
+    pool: Pool, low: float | None, path: Market, rules: Rules, at: NDArray[np.intp] | None = None
+) -> NDArray[np.float64]:
+    """The look of `may_be_nearer` at many instants, all or those `at`: the lowest gap over its moves; at or below zero
+    it may be nearer.
 
     Raises InputError where one of the instants leads beyond what the rules know.
     """
-    moves = _looks(low)
-    count = max((len(x) for prices in path.kinds for x in prices.values()
-                 if isinstance(x, np.ndarray)), default=1)
-    lowest = np.full(count, np.inf)
+    if at is None:
+        at = np.arange(max((len(x) for prices in path.kinds for x in prices.values() if isinstance(x, np.ndarray)),
+                           default=1))
+    moves, count = _looks(low), len(at)
+    found = []
     together = max(1, _TOGETHER // count)
     for first in range(0, len(moves), together):
         some = moves[first:first + together]
-        there = path.some(np.tile(np.arange(count), len(some)))
-        gaps = judge(pool, moved(there, pool.positions, np.repeat(some, count)), rules).gap
-        lowest = np.minimum(lowest, along(gaps, len(some) * count).reshape(len(some), count).min(axis=0))
-    return lowest
+        there = path.some(np.concatenate([at] * len(some)))
+        gaps = along(judge(pool, moved(there, pool.positions, some.repeat(count)), rules).gap, len(some) * count)
+        found.append(np.minimum.reduce(gaps.reshape(len(some), count)))
+    return found[0] if len(found) == 1 else np.minimum.reduce(found)
 
 
 def _looks(low: float | None) -> NDArray[np.float64]:

@@ -69,8 +69,11 @@ def contract_margins(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, 
 
 
 def _in_usd(part: Pool, usd: Number, market: Market, rules: Rules) -> Iterable[Charge]:
+    par = isinstance(usd, float) and usd == 1.0  # nearly always, and arrays take their time
     for row in cross.charges(part, market, rules):
-        yield Charge(row.name, row.unit, row.initial * usd, row.maintenance * usd, row.fee * usd,
+        margins = row.initial, row.maintenance, row.fee
+        initial, maintenance, fee = margins if par else [margin * usd for margin in margins]
+        yield Charge(row.name, row.unit, initial, maintenance, fee,
                      {**row.detail, "currency": part.currency, "usd": usd})
 
 

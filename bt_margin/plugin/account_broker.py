@@ -57,6 +57,7 @@ class AccountBroker(BackBroker):
     def init(self) -> None:
         """Back to the beginning; called when made and at the start of every run."""
         self._bar_low: float | None = None
+        self._engine: MarginEngine | None = None
         if not self.margined:
             super().init()
             return
@@ -70,7 +71,6 @@ class AccountBroker(BackBroker):
             self.p.cash = cash
         self.positions: defaultdict[Any, Held] = defaultdict(Held)
         self.holdings = Holdings(self.positions)
-        self._engine: MarginEngine | None = None
         self._book = rule_book(self.p)
         self._account = Account({k: float(v) for k, v in balances.items()}, self.p.position_mode)
         self._account.borrowing = borrowing(self.p)
@@ -144,11 +144,11 @@ class AccountBroker(BackBroker):
     @property
     def engine(self) -> MarginEngine:
         """The engine; it exists from the first bar on."""
+        if self._engine is not None:
+            return self._engine
         if not self.margined:
             raise InputError("broker: no mode is set, so this is the stock broker; make it MarginBroker(mode=...)")
-        if self._engine is None:
-            raise InputError("broker: no bar has come yet; ask again from next() on")
-        return self._engine
+        raise InputError("broker: no bar has come yet; ask again from next() on")
 
     def report(self) -> AccountReport:
         """The account now, with every number's parts."""

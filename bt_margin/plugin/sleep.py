@@ -53,7 +53,7 @@ class Lines:
         self.last, self.marks = np.stack(last), np.stack(marks)  # (open, high, low, close) x bars
         self.closes = np.rint((stamp - 719163.0) * 86_400_000).astype(np.int64)
         self.opens = self.closes - step_of(feed)
-        self.low, self.high = last[LOW], last[HIGH]
+        self.low, self.high = self.last[LOW], self.last[HIGH]
         self.venue = is_symbol(self.symbol)
         self.is_option = self.venue and parse_kind(self.symbol) is Kind.OPTION
         self.bad = ~_sound(last)

@@ -119,9 +119,9 @@ class SleepingBroker(AccountBroker):
     @property
     def engine(self) -> MarginEngine:
         """The engine, at the present; it exists from the first bar on."""
-        engine = super().engine
-        self._to_the_present()
-        return engine
+        if self._asleep is not None:
+            self._to_the_present()
+        return self._engine or super().engine
 
     def _now(self) -> Instant:
         asleep = self._asleep
