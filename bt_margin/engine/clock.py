@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -94,9 +94,9 @@ def due_events(account: Account, funding: Mapping[str, FundingSeries], script: S
     return sorted(due, key=lambda row: row[:3])
 
 
-def _instruments(account: Account) -> Iterable[Instrument]:
-    yield from (position.instrument for position in account.positions.values())
-    yield from (queue.head.instrument for queue in account.resting.queues)
+def _instruments(account: Account) -> list[Instrument]:
+    found = [position.instrument for position in account.positions.values()]
+    return found + [queue.head.instrument for queue in account.resting.queues] if account.resting else found
 
 
 WINDOW = HOUR

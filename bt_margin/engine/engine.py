@@ -289,7 +289,7 @@ class MarginEngine(Clockwork):
         self._references.note(self.account, market)
         rules = self.rules_at(market.time)
         if rules is not self.rules:
-            self.evidence()
+            self.lean_on(self.rules)
             self.rules = rules
             for position in self.account.positions.values():
                 size = rules.instrument(position.symbol).contract_size

@@ -96,14 +96,15 @@ def lowest_gaps(
         at = np.arange(max((len(x) for prices in path.kinds for x in prices.values() if isinstance(x, np.ndarray)),
                            default=1))
     moves, count = _looks(low), len(at)
-    found = []
+    found: list[NDArray[np.float64]] = []
     together = max(1, _TOGETHER // count)
     for first in range(0, len(moves), together):
         some = moves[first:first + together]
         there = path.some(np.concatenate([at] * len(some)))
         gaps = along(judge(pool, moved(there, pool.positions, some.repeat(count)), rules).gap, len(some) * count)
         found.append(np.minimum.reduce(gaps.reshape(len(some), count)))
-    return found[0] if len(found) == 1 else np.minimum.reduce(found)
+    lowest: NDArray[np.float64] = found[0] if len(found) == 1 else np.minimum.reduce(found)
+    return lowest
 
 
 def _looks(low: float | None) -> NDArray[np.float64]:

@@ -230,6 +230,7 @@ class Sleeper:
         self.closes = first.closes
         self.opens = np.minimum.reduce([line.opens for line in self.lines])
         self.opens = np.maximum(self.opens, np.concatenate([self.opens[:1], self.closes[:-1]]))
+        self._times = self.opens.astype(np.float64), self.closes.astype(np.float64)
         change = np.zeros(len(self.closes), dtype=bool)
         for line in self.lines:
             change |= line.bad
@@ -300,9 +301,9 @@ class Sleeper:
         if run_out:
             width = 4 * self._width
         elif slept == quiet:
-            width = 2 * quiet
-        else:  # somebody stirred, and may again after about as many
-            width = (self._width + 2 * slept) // 2
+            width = max(self._width, 2 * quiet)
+        else:  # somebody stirred, and may again after about as many, or some more: another look costs more than bars
+            width = self._width // 2 + 2 * slept
         self._width = min(LONGEST, max(SHORTEST, width))
         return run_out
 
@@ -355,7 +356,7 @@ class Sleeper:
             shown = [line.points(bars, points) for line in self.lines]
             joined = market_at(now, shown, CLOSE, now.time, self.currency).kinds
         marks, lasts, indexes, forwards = joined
-        times = np.concatenate([opens] * (len(points) - 1) + [closes]).astype(np.float64)
+        times = np.concatenate([self._times[0][bars]] * (len(points) - 1) + [self._times[1][bars]])
         market = Market(now.time, marks, lasts, indexes, now.strict, now.stand_ins, forwards, now.index_times, times)
         heard = [pair for pair, line in zip(self._pairs, self.lines, strict=True)
                  if line.venue and not line.kind[bars.start] & 2]
