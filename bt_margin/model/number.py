@@ -49,6 +49,11 @@ def anywhere(truth: bool | NDArray[np.bool_]) -> bool:
     return bool(np.logical_or.reduce(truth)) if isinstance(truth, np.ndarray) else bool(truth)
 
 
+def total(parts: list[Number]) -> Number:
+    """The sum, 0.0 of none; of one part no other array is made."""
+    return parts[0] if len(parts) == 1 else sum(parts, 0.0)
+
+
 def along(value: Number, count: int) -> NDArray[np.float64]:
     """One value, or what is many already, as an array over so many instants; ValueError where there are others."""
     if isinstance(value, np.ndarray) and value.shape == (count,):

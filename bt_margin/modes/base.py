@@ -19,6 +19,7 @@ from bt_margin.model.borrowing import Holdings
 from bt_margin.model.instrument import Number
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
+from bt_margin.model.number import total
 from bt_margin.model.order import Order
 from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes.exposure import Exposure, exposures, opening_queues
@@ -195,10 +196,6 @@ class MarginMode:
     whole: bool = False
 
 
-def _sum(parts: list[Number]) -> Number:
-    return parts[0] if len(parts) == 1 else sum(parts)  # of one array no other is made
-
-
 class Judgement(NamedTuple):
     """A pool at one instant or along many: numbers are floats or arrays, as the market's prices are."""
 
@@ -207,15 +204,15 @@ class Judgement(NamedTuple):
 
     @property
     def initial(self) -> Number:
-        return _sum([charge.initial for charge in self.charges])
+        return total([charge.initial for charge in self.charges])
 
     @property
     def maintenance(self) -> Number:
-        return _sum([charge.maintenance for charge in self.charges])
+        return total([charge.maintenance for charge in self.charges])
 
     @property
     def fee(self) -> Number:
-        return _sum([charge.fee for charge in self.charges])
+        return total([charge.fee for charge in self.charges])
 
     @property
     def requirement(self) -> Number:
@@ -223,7 +220,7 @@ class Judgement(NamedTuple):
         if len(self.charges) == 1:
             (charge,) = self.charges
             return charge.maintenance + charge.fee
-        return _sum([charge.maintenance for charge in self.charges]) + _sum([charge.fee for charge in self.charges])
+        return total([charge.maintenance for charge in self.charges]) + total([charge.fee for charge in self.charges])
 
     @property
     def gap(self) -> Number:

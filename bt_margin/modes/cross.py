@@ -14,6 +14,7 @@ from bt_margin.model.account import Account
 from bt_margin.model.assessment import Charge
 from bt_margin.model.instrument import Number
 from bt_margin.model.market import Market
+from bt_margin.model.number import total
 from bt_margin.model.orders import Orders, Queue
 from bt_margin.modes import ladder, options, spot_margin
 from bt_margin.modes.base import MarginMode, Pool, as_cut, remembers_last
@@ -98,15 +99,13 @@ def option_orders(pool: Pool, queue: Queue, market: Market, rules: Rules) -> tup
 
 def backing(pool: Pool, market: Market) -> Number:
     """What the pool's cross positions add to its equity: their unrealised profit at the mark."""
-    return sum((position.backing(market) for position in pool.positions), 0.0)
+    return total([position.backing(market) for position in pool.positions])
 
 
 def equity(pool: Pool, market: Market, rules: Rules) -> Number:
     """The ratio's numerator: cash + unrealised profit - what orders reserve (rule book 2.1, recorded item 20)."""
-    total = pool.cash + backing(pool, market)
-    if pool.orders:
-        total = total - sum(reserved(pool, market, rules))
-    return total
+    found = pool.cash + backing(pool, market)
+    return found - sum(reserved(pool, market, rules)) if pool.orders else found
 
 
 def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
@@ -153,7 +152,7 @@ def _contract(exposure: Exposure, size: float, market: Market, rules: Rules) -> 
     held = instrument.notional(exposure.held, mark)
     detail = {"tier": tier.number, "rate": tier.maintenance, "taker": fee}
     if exposure.positions:
-        initial = sum((p.notional(market) / p.leverage for p in exposure.positions), 0.0)
+        initial = total([p.notional(market) / p.leverage for p in exposure.positions])
         rows.append(
             Charge("position margin", instrument.symbol, initial, held * tier.maintenance, held * fee,
                    {**detail, "notional": held})

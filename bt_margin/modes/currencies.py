@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from bt_margin.model.account import Account, Order
 from bt_margin.model.borrowing import Holdings
 from bt_margin.model.market import Market
-from bt_margin.model.number import Number, anywhere, larger, least, smaller
+from bt_margin.model.number import Number, anywhere, larger, least, smaller, total
 from bt_margin.model.orders import Orders, Queue, added
 from bt_margin.modes import borrow, cross, options, spot_margin
 from bt_margin.modes.base import Pool, remembers_last
@@ -153,8 +155,11 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
             held = held + more
             premiums = sum([options.premiums(queue, queue.sizes, market) for queue in sub.orders.queues
                             if queue.head.instrument.is_option and queue.head.side == "buy"], 0.0)
+        backing = cash - accrued + upl
+        if isinstance(counted, np.ndarray) or counted:
+            backing = backing + counted
         rows.append(Line(name, cash, accrued, upl, value, spot.get(name, 0.0), premiums, held, fees, market.usd(name),
-                         cash - accrued + upl + counted))
+                         backing))
     return tuple(rows)
 
 
@@ -168,12 +173,13 @@ def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], 
 
     Raises NoRuleInForce for a holding whose discount is not known; a coin switched off counts nothing.
     """
-    owned, owed, counted = amount, 0.0 * usd, 0.0  # a price that is no number makes none, whatever is held
-    if not least(amount) >= 0:
+    owned, owed, lowest = amount, 0.0 * usd, least(amount)  # a price that is no number makes none, whatever is held
+    if not lowest >= 0:
         owned, owed = larger(amount, 0.0), smaller(amount, 0.0) * usd
-    if currency not in off and anywhere(owned > 0):
-        counted = rules.discount(currency).weigh(owned, usd)
-    return owed + counted
+    if currency in off or not (lowest > 0 or anywhere(owned > 0)):
+        return owed
+    counted: Number = rules.discount(currency).weigh(owned, usd)
+    return counted if lowest >= 0 and isinstance(owed, float) and owed == 0.0 else owed + counted
 
 
 def costs_interest(line: Line) -> bool:
@@ -229,8 +235,7 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
 
 def adjusted_equity(pool: Pool, market: Market, rules: Rules) -> Number:
     """OKX `adjEq` of a pool that is the whole account, in USD."""
-    total: Number = sum(adjusted(pool, lines(pool, market, rules), market, rules).values())
-    return total
+    return total(list(adjusted(pool, lines(pool, market, rules), market, rules).values()))
 
 
 _HELD = {"premiums": "option premiums", "isolated": "isolated orders", "fees": "order fees"}

@@ -74,7 +74,8 @@ class DiscountRow:
 
         Raises NoRuleInForce above the last bound where the rate there is not known.
         """
-        size = amount * usd if self.unit == "usd" else amount
+        par = isinstance(usd, float) and usd == 1.0  # then a product is what it was
+        size = amount if self.unit != "usd" or par else amount * usd
         smallest, largest = least(size), most(size)
         counted: Any = 0.0
         lower = 0.0
@@ -87,7 +88,7 @@ class DiscountRow:
                     part = larger(part, 0.0)
                 if not largest <= bound:
                     part = smaller(part, bound - lower)
-            counted = counted + rate * part
+            counted = counted + rate * part if lower else rate * part
             lower = bound
             if lower >= largest:
                 break  # the tiers above hold nothing
@@ -98,7 +99,7 @@ class DiscountRow:
                 f"discounts.{self.currency}: what counts above {lower:,.10g} {self._unit_name} was not read; "
                 f"hold less, or give your own tiers under `discounts`"
             )
-        return counted * usd if self.unit == "coin" else counted
+        return counted if self.unit != "coin" or par else counted * usd
 
     @property
     def _unit_name(self) -> str:
