@@ -19,6 +19,10 @@ from hypothesis import strategies as st
 
 from bt_margin import MarginBroker
 from bt_margin.engine.clock import Deleveraging, ModeSwitch
+from bt_margin.engine.horizon import Ahead, Stretch
+from bt_margin.model.assessment import Charge
+from bt_margin.model.market import Market
+from bt_margin.modes.base import Judgement
 from bt_margin.plugin import feeds
 from bt_margin.plugin.analyzers import Recorder, entry_dict, event_dict
 from bt_margin.plugin.options import option_chain
@@ -321,6 +325,48 @@ def test_no_look_is_longer_than_the_longest() -> None:
     for slept, quiet in ((9_000, 9_000), (16_000, 16_000), (16_000, 16_384), (16_384, 16_384)):
         sleeper.woke(slept, quiet)
         assert 9_000 < sleeper._width <= LONGEST
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("path", ["adverse", "close"])
+@pytest.mark.parametrize("beside", ["USDT/USD", "gold"])
+def test_all_points_of_the_bars_ahead_are_what_each_is_by_itself(beside: str, path: str, held: bool) -> None:
+    candles, opens = walk(3, 200, spread=0.0005), 1_758_326_400_000 + 60_000 * np.arange(200)
+    columns = {name: candles[name].to_numpy() for name in ("open", "high", "low", "close", "volume")}
+    marks = {f"mark_{name}": columns[name] * 1.0003 for name in ("open", "high", "low")}
+    marked = {**columns, **marks, "mark": columns["close"] * 1.0003, "index": columns["close"] * 0.9991}
+    worth = {name: column / 60_000.0 for name, column in columns.items()}
+    cerebro = bt.Cerebro(stdstats=False)
+    cerebro.broker = broker = MarginBroker(mode="multi-currency", path=path)
+    for name, rows in ((LINEAR, marked), ("ETH/USDT:USDT", columns), ("BTC/USDT", columns), (beside, worth)):
+        cerebro.adddata(feeds.make_feed(name, rows, opens, 60_000, None, "made"))
+    cerebro.addstrategy(Diary, acts={3: lambda s: s.buy(size=1)} if held else {})
+    cerebro.run()
+    sleeper, engine, bars = broker._sleeper, broker.engine, slice(20, 60)
+    together = sleeper._ahead(engine, bars)
+    assert together.points == (1 if not held else 4 if path == "adverse" else 2)
+    sleeper._options = True  # an option beside them would have each point read by itself
+    each = sleeper._ahead(engine, bars)
+    for ours, theirs in zip(together.market.kinds, each.market.kinds, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
+    np.testing.assert_array_equal(together.market.times, each.market.times)
+    assert together.index_pairs == each.index_pairs == ("BTC/USDT", *["USDT/USD"] * (beside == "USDT/USD"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.floats(-10, 10) | st.just(math.nan), st.sampled_from([0.0, 1.0, 3.0, math.nan])),
+                         min_size=12, max_size=12), max_size=3), st.integers(0, 3), st.integers(0, 3))
+def test_the_lowest_ratio_of_some_bars_is_that_of_each(pools: list[Any], start: int, count: int) -> None:
+    ahead = Ahead(Market(0), np.arange(6), np.arange(6), 2)
+    judged = tuple(
+        (None, Judgement(np.array(rows)[:, 0], (Charge("margin", "unit", 0.0, np.array(rows)[:, 1], 0.0),)))
+        for rows in pools
+    )
+    stretch = Stretch(ahead, judged, 6)  # type: ignore[arg-type]
+    expected = [low for low in stretch.lows()[start:start + count] if low == low]
+    np.testing.assert_equal(stretch.low(start, start + count), min(expected, default=math.nan))
 
 
 @pytest.mark.parametrize("rests", [False, True])

@@ -293,3 +293,40 @@ def test_a_price_that_is_no_number_is_named_and_takes_no_order(mode: str) -> Non
         e.advance(Market(e.market.time + 1, broken, broken))
     e.market = Market(e.market.time, broken, broken)
     assert isinstance(e.accept(order(e, BTC, "sell", 5, "cross", price=61_000.0)), Refusal)
+
+
+@pytest.mark.parametrize("beside", ["alone", "behind another", "before another"])
+@pytest.mark.parametrize("mark", [None, 63_000.0, 62_000.0])
+@pytest.mark.parametrize("size", [1.0, 16.0], ids=["fills", "is refused"])
+@pytest.mark.parametrize(
+    ("mode", "symbol", "margin"),
+    [("isolated", BTC, "isolated"), ("cross", BTC, "cross"), ("cross", SPOT, "cash"), ("multi-currency", BTC, "cross"),
+     ("multi-currency", SPOT, "cross"), ("portfolio", BTC, "cross")],
+)
+def test_an_order_at_the_market_fills_alike_whether_it_rested_or_not(
+    mode: str, symbol: str, margin: str, size: float, mark: float | None, beside: str
+) -> None:
+    """Where last trade and mark are what it fills at it is asked about as it rested, else as an order at that price."""
+    refused = size > 1.0
+    size = {SPOT: size / 1_000}.get(symbol, 10.3 if refused and mode == "portfolio" else size)
+
+    def filled(rests: bool) -> tuple[object, ...]:
+        e = engine(mode, cash=1_000.0)
+        ids = {"alone": (1,), "behind another": (2, 1), "before another": (1, 2)}[beside]
+        for id_ in ids:
+            small = order(e, symbol, "buy", size, margin, id_=1, leverage=10.0 if symbol == BTC else 1.0)
+            if id_ == 2:
+                small = order(e, symbol, "buy", size / 100, margin, id_=2, price=50_000.0, leverage=small.leverage)
+            assert not isinstance(e.accept(small), Refusal)
+        wanted = e.account.orders[1]
+        lasts = {BTC: 63_000.0, SPOT: 63_000.0}
+        marks = {} if mark is None else dict.fromkeys(lasts, mark)
+        e.advance(Market(TIME + 1, marks, lasts), jump=True)
+        if not rests:
+            e.cancel(1)
+        answer = e.fill(wanted, size, 63_000.0)
+        return answer, e.account.ledger, e.account.positions, e.account.balances, tuple(e.account.resting)
+
+    assert filled(True) == filled(False)
+    borrows = (mode, symbol) == ("multi-currency", SPOT)
+    assert isinstance(filled(True)[0], Refusal) == (refused and not borrows)

@@ -128,3 +128,17 @@ def test_an_order_that_takes_anothers_place_keeps_it() -> None:
     with pytest.raises(KeyError):
         account.resting.without(Order(9, INVERSE, "buy", 1.0, 90.0, "cross"))
     assert account.withdraw(9) is None
+
+
+def test_the_last_order_tried_again_after_it_was_taken_away_is_where_it_was() -> None:
+    """As when it fills: the pool with it is the one that was judged. One that others came after comes behind them."""
+    first, last = (Order(id_, LINEAR, "buy", 1.0, 90.0, "cross") for id_ in (1, 2))
+    resting = Orders.of(first, last)
+    assert resting.without(last).plus(last) is resting
+    assert tuple(resting.without(first).plus(first)) == (last, first)
+    alike = Order(2, LINEAR, "buy", 1.0, 95.0, "cross")
+    assert tuple(resting.without(last).plus(alike)) == (first, alike)
+    third = Order(3, LINEAR, "sell", 1.0, 99.0, "cross")
+    left = resting.plus(third).without(third)
+    assert tuple(left.without(last).plus(last)) == (first, last)
+    assert tuple(left.without(last).plus(third)) == (first, third)
