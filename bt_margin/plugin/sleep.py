@@ -84,7 +84,7 @@ class Lines:
             index: Any = float(self.index[at]) if isinstance(at, int) else self.index[at]
             indexes = (index, index, index, index) if self.is_option else moved_along(index, marks or last)
         if not kind & 4:
-            forward = self.forward[at]
+            forward = float(self.forward[at]) if isinstance(at, int) else self.forward[at]
         return Bar(self.symbol, opens, closes, last, marks, indexes, forward, self.is_option)
 
     def points(self, bars: slice, points: Sequence[int]) -> Bar:
@@ -178,8 +178,7 @@ class Asleep:
         engine = self.engine
         if not engine.mode.whole:
             return {}
-        rows = collateral(engine.account_pool(), self.closing, engine.rules)
-        return rows
+        return collateral(engine.account_pool(), self.closing, engine.rules)
 
     @property
     def unchanged(self) -> bool:
