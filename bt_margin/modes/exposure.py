@@ -59,5 +59,5 @@ def net_sizes(positions: Iterable[Position]) -> dict[PositionKey, float]:
 def opening_queues(positions: Iterable[Position], queues: Iterable[Queue]) -> tuple[Queue, ...]:
     """What opens of some queues: each meets its position, if that is among these."""
     net = net_sizes(positions)
-    parts = [queue.opening(net.get(queue.head.key, 0.0) if net else 0.0) for queue in queues]
+    parts = [queue.opening(net.get(queue.head.key, 0.0)) for queue in queues]
     return tuple([part for part in parts if part.ids])

@@ -163,3 +163,13 @@ def test_a_part_has_the_orders_of_its_currency_whether_or_not_there_are_others()
 def test_a_pool_of_one_currency_is_no_account() -> None:
     with pytest.raises(ValueError, match="pool USDT is not a whole account"):
         currencies.of(Pool("USDT", mode_named("cross"), "USDT", 1e5, ()))
+
+
+def test_what_is_not_there_needs_no_discount_and_a_little_counts_at_its_rate() -> None:
+    nothing = frozenset[str]()
+    assert currencies.discounted("NOBODYS", 0.0, 5.0, nothing, RULES) == 0.0
+    assert not np.any(currencies.discounted("NOBODYS", np.zeros(2), 5.0, nothing, RULES))
+    for coins in ([0.0, 0.5], [0.5, 0.25], [-1.0, 0.5]):
+        each = [currencies.discounted("BTC", coin, 60_000.0, nothing, RULES) for coin in coins]
+        np.testing.assert_array_equal(currencies.discounted("BTC", np.array(coins), 60_000.0, nothing, RULES), each)
+    assert math.isnan(currencies.discounted("NOBODYS", 0.0, math.nan, nothing, RULES))

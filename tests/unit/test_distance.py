@@ -186,9 +186,10 @@ def test_a_look_tells_what_may_be_nearer() -> None:
 
 @pytest.mark.parametrize("low", [None, 5.0, 30.0])
 @pytest.mark.parametrize("count", [1, 3, 5_000])
-def test_the_lowest_gaps_of_many_instants_are_those_of_each(low: float | None, count: int) -> None:
+@pytest.mark.parametrize("position", [LONG, held(SWAP, -4.0)], ids=["long", "short"])
+def test_the_lowest_gaps_of_many_instants_are_those_of_each(position: Position, low: float | None, count: int) -> None:
     prices = np.linspace(50_000.0, 70_000.0, count) if count > 1 else np.array([60_000.0])
-    pool = account({"USDT": 10_525.0, "ETH": 3.0}, LONG)
+    pool = account({"USDT": 10_525.0, "ETH": 3.0}, position)
     path = replace(MARKET, marks={**MARKS, SWAP: prices}, lasts={}, indexes={**INDEX, PAIR: prices, "BTC/USD": prices})
     found = lowest_gaps(pool, low, path, RULES)
     assert found.shape == (count,)
@@ -197,6 +198,8 @@ def test_the_lowest_gaps_of_many_instants_are_those_of_each(low: float | None, c
         one = path.one(i, TIME)
         gaps = [float(judge(pool, moved(one, pool.positions, move), RULES).gap) for move in moves]
         assert found[i] == pytest.approx(min(gaps))
+    some = np.array([count - 1, 0, count // 2])
+    np.testing.assert_array_equal(lowest_gaps(pool, low, path, RULES, some), found[some])
     assert lowest_gaps(pool, low, MARKET, RULES).shape == (1,)
 
 
