@@ -189,7 +189,7 @@ def test_a_look_tells_what_may_be_nearer() -> None:
 @pytest.mark.parametrize("position", [LONG, held(SWAP, -4.0)], ids=["long", "short"])
 def test_the_lowest_gaps_of_many_instants_are_those_of_each(position: Position, low: float | None, count: int) -> None:
     prices = np.linspace(50_000.0, 70_000.0, count) if count > 1 else np.array([60_000.0])
-    pool = account({"USDT": 10_525.0, "ETH": 3.0}, position)
+    pool = account({"USDT": 10_525.0, "ETH": 3.0 if position is LONG else 0.3}, position)
     path = replace(MARKET, marks={**MARKS, SWAP: prices}, lasts={}, indexes={**INDEX, PAIR: prices, "BTC/USD": prices})
     found = lowest_gaps(pool, low, path, RULES)
     assert found.shape == (count,)
