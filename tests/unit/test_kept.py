@@ -20,7 +20,8 @@ from bt_margin.model.market import Market
 from bt_margin.model.orders import Orders
 from bt_margin.modes import mode_named
 from bt_margin.modes.assess import assess
-from bt_margin.modes.base import Judgement, Pool, judge
+from bt_margin.modes.base import Judgement, Pool, judge, remembers_last
+from bt_margin.modes.cross import CROSS
 from bt_margin.modes.kept import Kept
 from bt_margin.modes.ladder import unhedged_largest_relief
 from bt_margin.modes.multi_currency import contract_margins
@@ -306,3 +307,15 @@ def test_what_is_kept_is_asked_once_for_one_market_under_one_set_of_rules() -> N
     # arrays within: whether they are equal has no one answer
     entered = [(np.array(prices),) for prices in ([1.0, 2.0], [1.0, 3.0])]
     assert [ask("entered", entered[0]), ask("entered elsewhere", entered[1])] == ["entered", "entered elsewhere"]
+
+
+def test_a_named_argument_is_asked_anew() -> None:
+    """What is remembered is told by place; nothing that was found without a name answers for it."""
+    @remembers_last
+    def times(pool: Pool, number: float, factor: float = 1.0) -> float:
+        return number * factor
+
+    pool, number = Pool("USDT", CROSS, "USDT", 0.0, ()), 3.0
+    assert times(pool, number) == 3.0
+    assert times(pool, number, factor=2.0) == 6.0
+    assert times(pool, number) == 3.0
