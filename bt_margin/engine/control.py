@@ -103,7 +103,7 @@ class RiskControl:
                 continue
             pool = None
             for one, judgement in judged:
-                equity, requirement = float(judgement.equity), float(judgement.requirement)
+                equity, requirement = _levels(judgement)
                 self._note_ratio(equity, requirement)
                 if pool is None and self._breaches(one, equity, requirement):
                     pool = one

@@ -220,7 +220,7 @@ class Judgement(NamedTuple):
         if len(self.charges) == 1:
             (charge,) = self.charges
             return charge.maintenance + charge.fee
-        return total([charge.maintenance for charge in self.charges]) + total([charge.fee for charge in self.charges])
+        return self.maintenance + self.fee
 
     @property
     def gap(self) -> Number:

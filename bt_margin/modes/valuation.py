@@ -109,18 +109,16 @@ def order_initial(exposure: Exposure, market: Market, rules: Rules) -> Number:
     max(B - P, P + S) / leverage, with P the position at the mark, B and S the orders at their price; before, every
     opening part counted. Hedge mode: all opening orders add. Source: rule book section 6.2.
     """
+    hedge = any(queue.head.position_side != "net" for queue in exposure.orders)
+    if hedge or rules.orders.one_way == "both-sides":
+        return sum([margin_of(queue, market) for queue in exposure.opening], 0.0)
     buys: Number = 0.0
     sells: Number = 0.0
-    hedge = False
     for queue in exposure.orders:
-        head = queue.head
-        hedge = hedge or head.position_side != "net"
-        if head.side == "buy":
+        if queue.head.side == "buy":
             buys = buys + margin_of(queue, market)
         else:
             sells = sells + margin_of(queue, market)
-    if hedge or rules.orders.one_way == "both-sides":
-        return sum([margin_of(queue, market) for queue in exposure.opening], 0.0)
     if not exposure.positions:
         return larger(buys, sells)
     position = exposure.positions[0]
