@@ -1,8 +1,8 @@
 """A feed that hands backtrader whole arrays at `preload()`, and moves over them without filling anything per bar.
 
 Stock feeds copy their values bar by bar, once into the lines and once more, at every step, into `tick_open`,
-`tick_high` ... Here the lines become the arrays, and the ticks are looked up when somebody asks. Where bars have to
-pass one by one (filters, resampling, replay, `tzinput`, `preload=False`, `exactbars=1`) the stock way is taken; what
+`tick_high` ..., and move every line by itself. Here the lines become the arrays, one of them moves and the others are
+where it is, and the ticks are looked up when somebody asks. Where bars have to pass one by one (filters, resampling, replay, `tzinput`, `preload=False`, `exactbars=1`) the stock way is taken; what
 users see is the same, bit for bit.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Iterator
 from typing import Any
 
 import backtrader as bt
 import numpy as np
+from backtrader.linebuffer import LineBuffer
 from numpy.typing import NDArray
 
 from bt_margin.engine.accrual import FundingSeries
@@ -28,6 +30,17 @@ Array = NDArray[np.float64]
 Candle = tuple[float, float, float, float]
 
 
+class _Follower(LineBuffer):
+    """A line of whole arrays that is where the feed's `clock` is, which alone moves; else a line as any other."""
+
+    clock: LineBuffer
+    idx = property(lambda self: self.clock._idx, lambda self, at: None)
+    lencount = property(lambda self: self.clock.lencount, lambda self, count: None)
+
+    def __len__(self) -> int:
+        return self.clock.lencount  # type: ignore[no-any-return]
+
+
 class _Tick:
     """`tick_<line>` of a feed whose arrays are whole: the present bar's value, looked up on demand.
 
@@ -38,10 +51,9 @@ class _Tick:
         self.line = line
 
     def __get__(self, feed: Any, owner: type) -> float:
-        line = None if feed is None or not feed.whole else feed.every_line[self.line]
-        if line is None or line._idx < 0:
+        if feed is None or not feed.whole or feed.clock._idx < 0:
             raise AttributeError("a tick")  # as on a stock feed before its first bar
-        return line.array[line._idx]  # type: ignore[no-any-return]
+        return feed.every_line[self.line].array[feed.clock._idx]  # type: ignore[no-any-return]
 
 
 class ArrayFeed(bt.feed.DataBase):
@@ -58,7 +70,7 @@ class ArrayFeed(bt.feed.DataBase):
     whole = False
 
     def __init__(self) -> None:
-        self.every_line, self._times = tuple(self.lines.lines), self.lines.datetime
+        self.every_line, self.clock = tuple(self.lines.lines), self.lines.datetime
         super().__init__()
         self.funding: FundingSeries | None = self.p.funding
         self.holes: dict[str, int] = {}
@@ -96,7 +108,12 @@ class ArrayFeed(bt.feed.DataBase):
 
     def reset(self) -> None:
         self.whole = False
+        for line in self._followers():
+            line.__class__ = LineBuffer
         super().reset()
+
+    def _followers(self) -> Iterator[Any]:
+        return (line for line in self.every_line if line is not self.clock)
 
     def preload(self) -> None:
         """Every bar between `fromdate` and `todate` into the lines at once, unless something has to see them pass."""
@@ -109,10 +126,12 @@ class ArrayFeed(bt.feed.DataBase):
             values = np.full(len(self._stamps), np.nan) if column is None else np.asarray(column, dtype=np.float64)
             _fill(getattr(self.lines, name), values[shown])
         self._at = len(self._stamps)  # `_load` has nothing left to give
-        self._bars = len(self._times.array) - self._times.extension
+        self._bars = len(self.clock.array) - self.clock.extension
         self.home()
         for name in [name for name in self.__dict__ if name.startswith("tick_")]:
             del self.__dict__[name]  # of an earlier run that went bar by bar
+        for line in self._followers():
+            line.__class__, line.clock = _Follower, self.clock
         self.whole = True
 
     def _may_be_whole(self) -> bool:
@@ -136,22 +155,21 @@ class ArrayFeed(bt.feed.DataBase):
     def advance_peek(self) -> float:
         if not self.whole:
             return float(super().advance_peek())
-        at = self._times._idx + 1
-        return self._times.array[at] if at < self._bars else math.inf
+        at = self.clock._idx + 1
+        return self.clock.array[at] if at < self._bars else math.inf
 
     def advance(self, size: int = 1, datamaster: Any = None, ticks: bool = True) -> None:
         if datamaster is not None or not self.whole:
             super().advance(size, datamaster, ticks)
             return
-        at, count = self._times._idx + size, self._times.lencount + size
-        for line in self.every_line:  # all are on the same bar; their own `advance` costs three calls each
-            line._idx = at
-            line.lencount = count
+        clock = self.clock
+        clock._idx += size
+        clock.lencount += size
 
     def present(self) -> tuple[float, Candle, Candle, float, float]:
         """The present bar of whole arrays: its stamp, last prices and marks as (open, high, low, close), the index,
         and what options are priced from."""
-        at = self._times._idx
+        at = self.clock._idx
         close, low, high, open_, _, _, stamp, mark_open, mark_high, mark_low, mark, index, forward = [
             line.array[at] for line in self._told
         ]
@@ -166,7 +184,7 @@ class ArrayFeed(bt.feed.DataBase):
         return stamp, (open_, high, low, close), (mark_open, mark_high, mark_low, mark), index, forward
 
     def __len__(self) -> int:
-        return self._times.lencount  # type: ignore[no-any-return]
+        return self.clock.lencount  # type: ignore[no-any-return]
 
     def _tick_nullify(self) -> None:
         if not self.whole:

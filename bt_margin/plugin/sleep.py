@@ -223,7 +223,7 @@ class Sleeper:
     def __init__(self, feeds: Mapping[str, Any], currency: str, path: str, floor: float) -> None:
         self.lines = [Lines(feed) for feed in feeds.values()]
         self._by_name = {line.symbol: line for line in self.lines}
-        self.clock = next(iter(feeds.values()))._times
+        self.clock = next(iter(feeds.values())).clock
         self.currency, self.path, self.floor = currency, path, floor
         first = self.lines[0]
         self.closes = first.closes
