@@ -246,16 +246,17 @@ class MarginEngine(Clockwork):
 
     # -- time ---------------------------------------------------------------------------------------------------
 
-    def advance(self, target: Market, *, jump: bool = False) -> None:
+    def advance(self, target: Market, *, jump: bool = False, quiet: bool = False) -> None:
         """Move to `target`. A leg is walked: the first point at which a pool breaches is solved for and its forced
-        orders trade there. A jump (one bar's close to the next one's open) is not: the target's prices judge."""
+        orders trade there. A jump (one bar's close to the next one's open) is not: the target's prices judge. `quiet`:
+        the leg is one on which nothing happens, as was seen ahead."""
         if target.time < self.market.time:
             raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
         self.judge_changes()
         if jump:
             self._accrue(start, target.time)
-        else:
+        elif not quiet:
             self._walk(target)
         self._move(target)
         if not jump:
@@ -283,6 +284,16 @@ class MarginEngine(Clockwork):
             if notable:
                 self._references.note(self.account, self.market)
         self.control.sleep(low, nearest)
+
+    def close_eve(self, stretch: Stretch, target: Market, notable: bool) -> None:
+        """Let the bar behind the quiet ones of a stretch pass up to its close, `target`, and what is due there come."""
+        bar, way = stretch.bars, stretch.ahead.points - 1
+        nearest, low = nearest_distance(self, stretch, bar, bar + 1, way), stretch.low(bar, bar + 1, way)
+        self.market = stretch.ahead.opening(bar, self.market)
+        if notable:
+            self._references.note(self.account, self.market)
+        self.control.sleep(None if math.isnan(low) else low, nearest)
+        self.advance(target, quiet=True)
 
     def _move(self, market: Market) -> None:
         self.market = market

@@ -50,10 +50,10 @@ class Ahead:
     points: int
     index_pairs: tuple[str, ...] = ()
 
-    def instants(self, start: int, end: int) -> NDArray[np.intp]:
-        """Where the bars [start, end) are among the instants."""
+    def instants(self, start: int, end: int, points: int | None = None) -> NDArray[np.intp]:
+        """Where the bars [start, end) are among the instants, all of their points or the first few."""
         width = len(self.closes)
-        return np.arange(self.count).reshape(self.points, width)[:, start:end].ravel()
+        return np.arange(self.count).reshape(self.points, width)[:points, start:end].ravel()
 
     @property
     def count(self) -> int:
@@ -86,11 +86,15 @@ class Ahead:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Quiet bars ahead of an account that stands still: its pools, judged along the path."""
+    """Quiet bars ahead of an account that stands still: its pools, judged along the path.
+
+    `eve`: the bar behind them is quiet up to its close, at which something is due.
+    """
 
     ahead: Ahead
     pools: tuple[tuple[Pool, Judgement], ...]
     bars: int
+    eve: bool = False
 
     def lows(self) -> Array:
         """The lowest ratio of all pools in each bar; NaN where nothing is required."""
@@ -98,11 +102,12 @@ class Stretch:
         lows = [np.fmin.reduce(self._ratios(judged).reshape(-1, width)) for _, judged in self.pools]
         return np.fmin.reduce(lows) if lows else np.full(width, np.nan)
 
-    def low(self, start: int, end: int) -> float:
-        """The lowest of `lows` in the bars [start, end), NaN where there is none; much cheaper than all of them."""
+    def low(self, start: int, end: int, points: int | None = None) -> float:
+        """The lowest of `lows` in the bars [start, end), NaN where there is none; much cheaper than all of them. At all
+        of their points or the first few."""
         low, width = math.nan, len(self.ahead.closes)
         for _, judged in self.pools if end > start else ():
-            equity, requirement = (along(x, self.ahead.count).reshape(-1, width)[:, start:end]
+            equity, requirement = (along(x, self.ahead.count).reshape(-1, width)[:points, start:end]
                                    for x in (judged.equity, judged.requirement))
             low = float(np.fmin(low, np.fmin.reduce(_ratio(equity, requirement), axis=None)))
         return low
@@ -133,14 +138,15 @@ def look_ahead(engine: MarginEngine, closes: NDArray[np.int64], first: Callable[
         return None
     try:
         owing = engine.mode.whole and _costs_interest(engine, engine.market)
-        bars = _undisturbed(engine, closes, owing)
-        if bars < FEWEST:
+        free, due = _undisturbed(engine, closes, owing)
+        if free < FEWEST:
             return None
-        path = first(bars)
+        path = first(min(free + 1, len(closes)))
         if engine.mode.whole and not owing and _costs_interest(engine, path.market):
             owing = True
-            path = path.first(_undisturbed(engine, path.closes, owing))
-        if len(path.closes) < FEWEST or (owing and not engine.account.borrowing.auto):
+            free, due = _undisturbed(engine, path.closes, owing)
+            path = path.first(min(free + 1, len(path.closes)))
+        if free < FEWEST or (owing and not engine.account.borrowing.auto):
             return None  # what is owed may have to be repaid at any price
         while len(path.closes) >= FEWEST:
             try:
@@ -150,21 +156,24 @@ def look_ahead(engine: MarginEngine, closes: NDArray[np.int64], first: Callable[
                 path = path.first(len(path.closes) // 2)
         else:
             return None
-        bars = _quiet_bars(engine, path, pools)
-        if bars >= FEWEST and engine.control.entry_distance is None:
-            bars = min(bars, _before_first_distance(engine, path, pools))
+        quiet = _quiet_bars(engine, path, pools)
+        if quiet >= FEWEST and engine.control.entry_distance is None:
+            quiet = min(quiet, _before_first_distance(engine, path, pools))
     except InputError:
         return None  # the exact way tells what is wrong
-    return Stretch(path, pools, bars) if bars >= FEWEST else None
+    if quiet < FEWEST:
+        return None
+    return Stretch(path, pools, min(quiet, free), quiet > free and _is_eve(engine, path, free, due))
 
 
-def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: int) -> float | None:
+def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: int,
+                     points: int | None = None) -> float | None:
     """The lowest distance to liquidation in the bars [start, end) of a stretch where it may be a new low of the run,
-    per cent; the run's own low otherwise."""
+    per cent; the run's own low otherwise. At all of their points or the first few."""
     low, path = engine.control.min_distance, stretch.ahead
     if low is None:
         return None  # the stretch ends where a first one is found
-    instants = path.instants(start, end)
+    instants = path.instants(start, end, points)
     for pool, judged in stretch.pools:
         if not holds(pool):
             continue
@@ -179,15 +188,25 @@ def nearest_distance(engine: MarginEngine, stretch: Stretch, start: int, end: in
 # -- what ends a stretch ----------------------------------------------------------------------------------------------
 
 
-def _undisturbed(engine: MarginEngine, closes: NDArray[np.int64], owing: bool) -> int:
-    """How many bars come before a clock event or another day's rules."""
+def _undisturbed(engine: MarginEngine, closes: NDArray[np.int64], owing: bool) -> tuple[int, int | None]:
+    """How many bars come before a clock event or another day's rules, and when the event is due (ms) if one is."""
     bars = _same_rules(engine, closes)
     account = engine.account
     if not bars or not (engine.at_risk or account.orders or owing):
-        return bars
-    due = due_events(account, engine.funding, engine.deleveraging, engine.rules, engine.market.time,
-                     int(closes[bars - 1]), engine.mode.whole and owing)
-    return min(bars, int(closes.searchsorted(due[0][0]))) if due else bars
+        return bars, None
+    until = int(closes[min(bars, len(closes) - 1)])
+    due = due_events(account, engine.funding, engine.deleveraging, engine.rules, engine.market.time, until,
+                     engine.mode.whole and owing)
+    if not due:
+        return bars, None
+    time = due[0][0]
+    return min(bars, int(closes.searchsorted(time))), time
+
+
+def _is_eve(engine: MarginEngine, path: Ahead, bar: int, due: int | None) -> bool:
+    """True where what disturbs a bar that something may happen in comes with its close, not before or with its open."""
+    opens = int(path.opens[bar])
+    return path.points > 1 and (due is None or due > opens) and engine.rules_at(opens) is engine.rules
 
 
 def _same_rules(engine: MarginEngine, closes: NDArray[np.int64]) -> int:

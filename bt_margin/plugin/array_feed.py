@@ -2,8 +2,8 @@
 
 Stock feeds copy their values bar by bar, once into the lines and once more, at every step, into `tick_open`,
 `tick_high` ..., and move every line by itself. Here the lines become the arrays, one of them moves and the others are
-where it is, and the ticks are looked up when somebody asks. Where bars have to pass one by one (filters, resampling, replay, `tzinput`, `preload=False`, `exactbars=1`) the stock way is taken; what
-users see is the same, bit for bit.
+where it is, and the ticks are looked up when somebody asks. Where bars have to pass one by one (filters, resampling,
+replay, `tzinput`, `preload=False`, `exactbars=1`) the stock way is taken; what users see is the same, bit for bit.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 import backtrader as bt
 
 from bt_margin.engine.engine import Fill, Refusal
+from bt_margin.engine.horizon import Stretch
 from bt_margin.engine.switching import Switch
 from bt_margin.model.account import Order
 from bt_margin.model.instrument import is_symbol
@@ -228,7 +229,7 @@ class MarginBroker(SleepingBroker):
 
     # -- one bar ------------------------------------------------------------------------------------------------
 
-    def next_awake(self) -> None:
+    def next_awake(self, eve: Stretch | None = None) -> None:
         if not self.margined:
             super().next_awake()
             return
@@ -252,7 +253,11 @@ class MarginBroker(SleepingBroker):
                 self._admit(order)
         self.check_submitted()
         found = self._match({bar.symbol for bar in bars})
-        walk(engine, bars, found, self.p.path, self.p.currency, self._step, self._fill, self._quiet_from_open)
+        if eve is not None and self._sleeper is not None and not found:
+            self._sleeper.close_eve(engine, eve, bars)
+            self._teller.tell()
+        else:
+            walk(engine, bars, found, self.p.path, self.p.currency, self._step, self._fill, self._quiet_from_open)
         if self.sleeps:
             return
         if self.pending:

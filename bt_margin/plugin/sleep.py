@@ -288,6 +288,11 @@ class Sleeper:
             self._in_vain()
         return found
 
+    def close_eve(self, engine: MarginEngine, eve: Stretch, bars: Sequence[Bar]) -> None:
+        """Let the bar behind a stretch pass that is its eve: what is due with its close is all that happens in it."""
+        time = int(eve.ahead.closes[eve.bars])
+        engine.close_eve(eve, market_at(engine.market, bars, CLOSE, time, self.currency), self.dated)
+
     def woke(self, slept: int, quiet: int) -> bool:
         """The broker woke after so many of the quiet bars: a look ahead is worth it only where some pass, and as far as
         they do. True where nothing but the end of the look has woken it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from bt_margin.engine.engine import MarginEngine
+from bt_margin.engine.horizon import Stretch
 from bt_margin.plugin.account_broker import AccountBroker
 from bt_margin.plugin.orders import feed_of
 from bt_margin.plugin.sleep import Asleep, Instant, Sleeper
@@ -42,13 +43,17 @@ class SleepingBroker(AccountBroker):
                 if self._wake() and self._sleeps_from_here():
                     self._bar_low = None
                     return
+                if asleep.stretch.eve:
+                    self._bar_low = None
+                    self.next_awake(asleep.stretch)
+                    return
             else:
                 self._wake()  # the stretch has ended with the bar before
         self._bar_low = None
         self.next_awake()
 
-    def next_awake(self) -> None:
-        """One bar, the exact way: without a mode the stock broker's."""
+    def next_awake(self, eve: Stretch | None = None) -> None:
+        """One bar, the exact way, or that behind the stretch whose `eve` it is: without a mode the stock broker's."""
         super().next()
 
     def submit_accept(self, order: Any) -> Any:
