@@ -30,15 +30,15 @@ HAIR = 1e-9  # of a ratio: nearer to the liquidation level than this, a step has
 class RiskControl:
     """The venue's risk control over the account of `now`.
 
-    `slippage`: the share of the price that forced orders lose. `entry_distance` and `min_distance`: the first and the
-    lowest distance to liquidation of the run, per cent, None while there is none.
+    `slippage`: the share of the price that forced orders lose.
     """
 
     def __init__(self, now: Present, slippage: float) -> None:
         self.now = now
         self.slippage = slippage
-        self.entry_distance: float | None = None
-        self.min_distance: float | None = None
+        self._entry_distance: float | None = None
+        self._min_distance: float | None = None
+        self._owed: tuple[Pool, Judgement, Market, Rules] | None = None  # a search for a first distance, put off
         self._low_ratio: float | None = None
         self._warned: set[str] = set()
         self._judged = now.state
@@ -69,6 +69,39 @@ class RiskControl:
         """Pools are cut anew: each is warned of again."""
         self._warned.clear()
 
+    @property
+    def entry_distance(self) -> float | None:
+        """The first distance to liquidation of the run, per cent; None while there is none."""
+        self.seek()
+        return self._entry_distance
+
+    @property
+    def min_distance(self) -> float | None:
+        """The lowest distance to liquidation of the run, per cent; None while there is none."""
+        self.seek()
+        return self._min_distance
+
+    @property
+    def seeks(self) -> bool:
+        """True while no distance was found yet."""
+        return self._entry_distance is None
+
+    def owed(self, pool: Pool) -> Market | None:
+        """Where a pool is still to be searched for a first distance: a look ahead may find that there is none, and say
+        so (`found_none`); else it is sought as soon as somebody asks."""
+        owed = self._owed
+        return owed[2] if owed is not None and owed[0] is pool and owed[3] is self.now.rules else None
+
+    def found_none(self) -> None:
+        """What was still to be searched has no distance."""
+        self._owed = None
+
+    def seek(self) -> None:
+        """Search what was put off."""
+        if self._owed is not None:
+            owed, self._owed = self._owed, None
+            self._seek(*owed)
+
     def take_lowest(self) -> float | None:
         """The lowest ratio since the last call."""
         low, self._low_ratio = self._low_ratio, None
@@ -77,7 +110,7 @@ class RiskControl:
     def sleep(self, low: float | None, nearest: float | None) -> None:
         """Bars have passed in which there was nothing to do, up to the present market: the lowest ratio and the lowest
         distance in them."""
-        self.min_distance = nearest
+        self._min_distance = nearest
         self._sought = dict.fromkeys(self._sought, self._booked_and_hour())
         if low is not None and (self._low_ratio is None or low < self._low_ratio):
             self._low_ratio = low
@@ -281,16 +314,22 @@ class RiskControl:
                 self._sought[pool.name] = now
             if self._stands_as_noted(pool):
                 return
-        market, rules = self.now.market, self.now.rules
+            if low is None:
+                self._owed = (pool, judgement, self.now.market, self.now.rules)
+                return
+        self._seek(pool, judgement, self.now.market, self.now.rules)
+
+    def _seek(self, pool: Pool, judgement: Judgement, market: Market, rules: Rules) -> None:
+        low = self._min_distance
         if not may_be_nearer(pool, low, market, rules):
             return
         away = distance(pool, judgement, market, rules)
         if away is None:
             return
-        if self.entry_distance is None:
-            self.entry_distance = away
+        if self._entry_distance is None:
+            self._entry_distance = away
         if low is None or away < low:
-            self.min_distance = away
+            self._min_distance = away
 
     def _stands_as_noted(self, pool: Pool) -> bool:
         """True where nothing has changed since the pool was last looked at, as bar after bar of a still market.

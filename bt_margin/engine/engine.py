@@ -261,7 +261,8 @@ class MarginEngine(Clockwork):
         self._move(target)
         if not jump:
             self._accrue(start, target.time)
-        self.control.judge()
+        if not self.control.up_to_date:
+            self.control.judge()
 
     def judge_changes(self) -> None:
         """Risk control over fills, orders and margins since the last judgement: they are judged where they happened."""

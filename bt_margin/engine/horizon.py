@@ -157,7 +157,7 @@ def look_ahead(engine: MarginEngine, closes: NDArray[np.int64], first: Callable[
         else:
             return None
         quiet = _quiet_bars(engine, path, pools)
-        if quiet >= FEWEST and engine.control.entry_distance is None:
+        if quiet >= FEWEST and engine.control.seeks:
             quiet = min(quiet, _before_first_distance(engine, path, pools))
     except InputError:
         return None  # the exact way tells what is wrong
@@ -290,11 +290,31 @@ def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tu
             if path.points == 1:
                 closing[:] = 1
             at = bars + (path.points - 1) * width * closing
-            if len(at):
-                bars = bars[lowest_gaps(pool, None, path.market, engine.rules, at) <= 0]
+            bars = bars[_ended_by_some_move(engine, pool, path.market, at)]
+            if not engine.control.seeks:
+                return width
         if len(bars):
             first = min(first, int(bars[0]))
     return first
+
+
+def _ended_by_some_move(
+    engine: MarginEngine, pool: Pool, market: Market, at: NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """Whether, at some instants, a move of the market may end a pool. Where that is still to be searched now it is
+    looked at together with them: one judgement of many is hardly dearer than one of few."""
+    now = engine.control.owed(pool)
+    joined = None if now is None else market.behind(now)
+    if now is not None and joined is None:
+        engine.control.seek()
+    if joined is None:
+        return lowest_gaps(pool, None, market, engine.rules, at) <= 0 if len(at) else np.empty(0, dtype=bool)
+    found: NDArray[np.bool_] = lowest_gaps(pool, None, joined, engine.rules, np.append(0, at + 1)) <= 0
+    if found[0]:
+        engine.control.seek()
+    else:
+        engine.control.found_none()
+    return found[1:]
 
 
 # -- distances --------------------------------------------------------------------------------------------------------

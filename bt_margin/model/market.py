@@ -168,6 +168,25 @@ class Market:
         return Market(self.time, of(self.marks), of(self.lasts), of(self.indexes), self.strict, self.stand_ins,
                       of(self.forwards), self.index_times, None if self.times is None else self.times[instants])
 
+    def behind(self, now: Market) -> Market | None:
+        """`now` and these instants; None where `now` has other prices than they have."""
+        kinds = []
+        for before, prices in zip(now.kinds, self.kinds, strict=True):
+            if before.keys() != prices.keys():
+                return None
+            found: dict[str, Number] = {}
+            for key, price in prices.items():
+                if isinstance(price, np.ndarray):
+                    found[key] = np.append(before[key], price)
+                elif price == before[key]:
+                    found[key] = price
+                else:
+                    return None
+            kinds.append(found)
+        marks, lasts, indexes, forwards = kinds
+        times = None if self.times is None else np.append(float(now.time), self.times)
+        return Market(self.time, marks, lasts, indexes, self.strict, self.stand_ins, forwards, self.index_times, times)
+
     def toward(self, other: Market, share: Number) -> Market:
         """The instant `share` of the way to `other`, or those of many shares: all prices move in a straight line.
 
