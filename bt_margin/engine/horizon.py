@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from bt_margin.engine.clock import due_events
 from bt_margin.engine.leg import may_dip, says_how_far, wide
 from bt_margin.errors import InputError
+from bt_margin.model.light import light
 from bt_margin.model.market import Market
 from bt_margin.model.moment import HOUR
 from bt_margin.model.number import along
@@ -36,7 +36,7 @@ FEWEST = 2
 """Fewer bars than these are not worth a look ahead."""
 
 
-@dataclass(frozen=True)
+@light(frozen=True)
 class Ahead:
     """The bars ahead as instants, point by point: all opens, then all of the next point, last all closes.
 
@@ -84,7 +84,7 @@ class Ahead:
         return slice((self.points - 1) * width, self.points * width)
 
 
-@dataclass(frozen=True)
+@light(frozen=True)
 class Stretch:
     """Quiet bars ahead of an account that stands still: its pools, judged along the path.
 

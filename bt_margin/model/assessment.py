@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bt_margin.model.instrument import Number
+from bt_margin.model.light import light
 from bt_margin.model.moment import iso
 
 SAFE, WARNING, LIQUIDATION = "safe", "warning", "liquidation"
 
 
-@dataclass(frozen=True, slots=True)
+@light(frozen=True, slots=True)
 class Charge:
     """One named part of what a pool must hold, in the pool's currency.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from bt_margin.model.light import light
+
 
 @dataclass(frozen=True, slots=True)
 class Borrowing:
@@ -36,7 +38,7 @@ def owed(balances: Mapping[str, float], accrued: Mapping[str, float]) -> set[str
     return {currency for currency, amount in balances.items() if amount < accrued.get(currency, 0.0)}
 
 
-@dataclass(frozen=True, slots=True)
+@light(frozen=True, slots=True)
 class Holdings:
     """The money of a pool that is the whole account: cash by currency (negative: owed), interest accrued and not yet
     deducted, and what its owner chose about borrowing and spot.
@@ -46,8 +48,8 @@ class Holdings:
 
     balances: Mapping[str, float]
     accrued: Mapping[str, float] = field(default_factory=dict)
-    borrowing: Borrowing = field(default_factory=Borrowing)
-    spot_use: SpotUse = field(default_factory=SpotUse)
+    borrowing: Borrowing = Borrowing()
+    spot_use: SpotUse = SpotUse()
     option_value: bool | None = None
 
     def owed(self) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cache
 
 import numpy as np
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from bt_margin.errors import MissingPrice
 from bt_margin.model.instrument import Kind, Number, parse
+from bt_margin.model.light import light
 
 STABLECOINS = ("USDT", "USDC", "USD")
 
 
-@dataclass(frozen=True, slots=True)
+@light(frozen=True, slots=True)
 class Market:
     """Marks judge, last prices trade, index prices refer.
 

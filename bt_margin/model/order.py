@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import PositionKey
@@ -26,6 +26,15 @@ class Order:
     reduce_only: bool = False
     margin_currency: str = ""  # spot margin: what collateral is posted in
     reverse: bool = False  # spot margin: what is left of the order after closing opens the other side
+    key: PositionKey = field(init=False, repr=False, compare=False)
+    closes: bool = field(init=False, repr=False, compare=False)
+    """True when the order can only reduce: reduce-only, or against its side in hedge mode."""
+
+    def __post_init__(self) -> None:  # asked for again and again
+        side = self.position_side
+        closes = self.reduce_only or (side != "net" and side == ("long" if self.side == "sell" else "short"))
+        object.__setattr__(self, "key", PositionKey(self.instrument.symbol, self.margin_mode, side))
+        object.__setattr__(self, "closes", closes)
 
     @property
     def symbol(self) -> str:
@@ -47,15 +56,6 @@ class Order:
         if self.is_cash:
             return instrument.quote if self.side == "buy" else instrument.base
         return self.margin_currency or instrument.settle
-
-    @property
-    def key(self) -> PositionKey:
-        return PositionKey(self.instrument.symbol, self.margin_mode, self.position_side)
-
-    @property
-    def closes(self) -> bool:
-        """True when the order can only reduce: reduce-only, or against its side in hedge mode."""
-        return self.reduce_only or (self.position_side, self.side) in (("long", "sell"), ("short", "buy"))
 
     def meets(self, held: float) -> tuple[float, float]:
         """(what of the order opens, what it leaves) of a position of this signed size; 0.0: there is none.

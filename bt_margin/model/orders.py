@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_margin.model.ledger import PositionKey
+from bt_margin.model.light import light
 from bt_margin.model.market import Market
 from bt_margin.model.number import Number
 from bt_margin.model.order import Order
@@ -46,7 +47,7 @@ def added(each: Callable[..., Any], prices: Array | Sequence[Number], *columns: 
     return found
 
 
-@dataclass(frozen=True, eq=False)
+@light(frozen=True, eq=False)
 class Queue:
     """Orders that meet one position from one side, all of them closing ones or none, in order of arrival.
 

@@ -18,6 +18,7 @@ from bt_margin.model.assessment import Charge
 from bt_margin.model.borrowing import Holdings
 from bt_margin.model.instrument import Number
 from bt_margin.model.ledger import PositionKey
+from bt_margin.model.light import light
 from bt_margin.model.market import Market
 from bt_margin.model.number import total
 from bt_margin.model.order import Order
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from bt_margin.rules.book import Rules
 
 
-@dataclass(frozen=True)
+@light(frozen=True)
 class Pool:
     """What stands in for each other. `cash` is the currency's balance, or an isolated position's posted margin.
 

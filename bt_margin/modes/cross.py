@@ -152,7 +152,10 @@ def _contract(exposure: Exposure, size: float, market: Market, rules: Rules) -> 
     held = instrument.notional(exposure.held, mark)
     detail = {"tier": tier.number, "rate": tier.maintenance, "taker": fee}
     if exposure.positions:
-        initial = total([p.notional(market) / p.leverage for p in exposure.positions])
+        if len(exposure.positions) == 1:
+            initial = held / exposure.positions[0].leverage
+        else:
+            initial = total([p.notional(market) / p.leverage for p in exposure.positions])
         rows.append(
             Charge("position margin", instrument.symbol, initial, held * tier.maintenance, held * fee,
                    {**detail, "notional": held})

@@ -5,6 +5,7 @@ Source: rule book of multi-currency margin, sections 0 to 3. Numbers are floats,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +38,7 @@ class Line(NamedTuple):
     fees: Number
     usd: Number
     backing: Number  # what collateral, debts and limits are measured by: equity, with or without option value
+    lowest: float = math.nan  # backing over all instants; not known where options are part of it
 
     @property
     def equity(self) -> Number:
@@ -59,7 +61,10 @@ class Line(NamedTuple):
 
     @property
     def potential_borrow(self) -> Number:
-        return borrow.potential_borrow(self.backing, self.frozen)
+        frozen = self.frozen
+        if isinstance(frozen, float) and frozen <= self.lowest:
+            return 0.0
+        return borrow.potential_borrow(self.backing, frozen)
 
     @property
     def liability(self) -> Number:
@@ -156,10 +161,11 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
             premiums = sum([options.premiums(queue, queue.sizes, market) for queue in sub.orders.queues
                             if queue.head.instrument.is_option and queue.head.side == "buy"], 0.0)
         backing = cash - accrued + upl
+        lowest = least(backing)
         if isinstance(counted, np.ndarray) or counted:
-            backing = backing + counted
+            backing, lowest = backing + counted, math.nan
         rows.append(Line(name, cash, accrued, upl, value, spot.get(name, 0.0), premiums, held, fees, market.usd(name),
-                         backing))
+                         backing, lowest))
     return tuple(rows)
 
 
@@ -168,12 +174,15 @@ def _backs(money: Holdings, rules: Rules) -> bool:
     return rules.multi_currency.option_value if money.option_value is None else money.option_value
 
 
-def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], rules: Rules) -> Number:
+def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], rules: Rules,
+               lowest: float = math.nan) -> Number:
     """What an amount counts for in USD (OKX `disEq`): a holding through its discount tiers, a debt in full.
 
-    Raises NoRuleInForce for a holding whose discount is not known; a coin switched off counts nothing.
+    `lowest`: the amount over all instants, where it is known. Raises NoRuleInForce for a holding whose discount is not
+    known; a coin switched off counts nothing.
     """
-    owned, owed, lowest = amount, 0.0 * usd, least(amount)  # a price that is no number makes none, whatever is held
+    owned, owed = amount, 0.0 * usd  # a price that is no number makes none, whatever is held
+    lowest = least(amount) if lowest != lowest else lowest
     if not lowest >= 0:
         owned, owed = larger(amount, 0.0), smaller(amount, 0.0) * usd
     if currency in off or not (lowest > 0 or anywhere(owned > 0)):
@@ -184,6 +193,8 @@ def discounted(currency: str, amount: Number, usd: Number, off: frozenset[str], 
 
 def costs_interest(line: Line) -> bool:
     """True where a currency is owed, by its cash or by unrealised losses, at one of the instants at least."""
+    if line.lowest >= 0:
+        return line.cash < 0
     return line.cash < 0 or anywhere(line.cash - line.accrued + line.unrealised < 0)
 
 
@@ -219,7 +230,7 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
     off = of(pool).borrowing.collateral_off
     parts: dict[str, Number] = {}
     for row in rows:
-        parts[f"discounted {row.currency}"] = discounted(row.currency, row.backing, row.usd, off, rules)
+        parts[f"discounted {row.currency}"] = discounted(row.currency, row.backing, row.usd, off, rules, row.lowest)
     if not pool.orders:
         return parts
     for name, told in _HELD.items():

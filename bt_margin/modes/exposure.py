@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from bt_margin.model.account import Position
 from bt_margin.model.instrument import Instrument
 from bt_margin.model.ledger import PositionKey
+from bt_margin.model.light import light
 from bt_margin.model.orders import Orders, Queue
 
 
-@dataclass(frozen=True, slots=True)
+@light(frozen=True, slots=True)
 class Exposure:
     """All a cross pool holds and rests in one instrument: what shares a tier (recorded: CROSS-MET-2, TIER-PEND).
 

@@ -72,6 +72,7 @@ class ArrayFeed(bt.feed.DataBase):
     def __init__(self) -> None:
         self.every_line, self.clock = tuple(self.lines.lines), self.lines.datetime
         super().__init__()
+        self.clock.bars = 0  # how many, while the lines hold all of the run
         self.funding: FundingSeries | None = self.p.funding
         self.holes: dict[str, int] = {}
         close_ms = self.p.close_ms
@@ -107,7 +108,7 @@ class ArrayFeed(bt.feed.DataBase):
     # -- whole arrays -------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        self.whole = False
+        self.whole, self.clock.bars = False, 0
         for line in self._followers():
             line.__class__ = LineBuffer
         super().reset()
@@ -126,13 +127,13 @@ class ArrayFeed(bt.feed.DataBase):
             values = np.full(len(self._stamps), np.nan) if column is None else np.asarray(column, dtype=np.float64)
             _fill(getattr(self.lines, name), values[shown])
         self._at = len(self._stamps)  # `_load` has nothing left to give
-        self._bars = len(self.clock.array) - self.clock.extension
+        bars = len(self.clock.array) - self.clock.extension
         self.home()
         for name in [name for name in self.__dict__ if name.startswith("tick_")]:
             del self.__dict__[name]  # of an earlier run that went bar by bar
         for line in self._followers():
             line.__class__, line.clock = _Follower, self.clock
-        self.whole = True
+        self.whole, self.clock.bars = True, bars
 
     def _may_be_whole(self) -> bool:
         kind = type(self)
@@ -153,16 +154,17 @@ class ArrayFeed(bt.feed.DataBase):
         return np.flatnonzero(~early)
 
     def advance_peek(self) -> float:
-        if not self.whole:
-            return float(super().advance_peek())
-        at = self.clock._idx + 1
-        return self.clock.array[at] if at < self._bars else math.inf
+        clock = self.clock
+        at = clock._idx + 1
+        if at < clock.bars:  # every attribute of a feed itself is dear
+            return clock.array[at]  # type: ignore[no-any-return]
+        return math.inf if self.whole else float(super().advance_peek())
 
     def advance(self, size: int = 1, datamaster: Any = None, ticks: bool = True) -> None:
-        if datamaster is not None or not self.whole:
+        clock = self.clock
+        if datamaster is not None or not clock.bars:
             super().advance(size, datamaster, ticks)
             return
-        clock = self.clock
         clock._idx += size
         clock.lencount += size
 
@@ -177,7 +179,7 @@ class ArrayFeed(bt.feed.DataBase):
 
     def arrays(self) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], Array, Array]:
         """`present`, of every bar: copies of whole arrays, without what indicators reserve beyond the end."""
-        bars = self._bars
+        bars = self.clock.bars
         close, low, high, open_, _, _, stamp, mark_open, mark_high, mark_low, mark, index, forward = [
             np.array(line.array[:bars]) for line in self._told
         ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import backtrader as bt
 
 from bt_margin.errors import InputError, MissingPrice
 from bt_margin.model.instrument import Kind, is_symbol
+from bt_margin.model.light import light
 from bt_margin.model.market import parse_kind
 from bt_margin.model.moment import DAY, MINUTE, iso
 
@@ -22,7 +22,7 @@ Prices = tuple[float, float, float, float]
 """A candle as (open, high, low, close), high and low as the market's: a put is dearest where its coin is lowest."""
 
 
-@dataclass(frozen=True, slots=True)
+@light(frozen=True, slots=True)
 class Bar:
     """One feed's new bar. `mark` is None when last prices stand in for marks.
 

@@ -165,7 +165,7 @@ class SleepingBroker(AccountBroker):
     def get_fundvalue(self) -> float:
         asleep = self._asleep
         if asleep is not None and asleep.at >= asleep.first:
-            return asleep.values[asleep.at - asleep.first] / float(self._fundshares)
+            return asleep.values[asleep.at - asleep.first] / self._fundshares  # type: ignore[no-any-return]
         return super().get_fundvalue()
 
     fundvalue = property(get_fundvalue)
