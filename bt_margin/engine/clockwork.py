@@ -63,6 +63,12 @@ class Clockwork(Present):
     def _due(self, start: int, end: int) -> list[Due]:
         return due_events(self.account, self.funding, self.deleveraging, self.rules, start, end, self.mode.whole)
 
+    def _lean_on_clock(self) -> None:
+        """What is held leans on the clock's rules from here on, whether or not something comes of them."""
+        for position in self.account.positions.values():
+            if position.instrument.is_swap:
+                self.rules.funding(position.symbol)
+
     def _fund(self, time: int, key: PositionKey, rate: float | None) -> None:
         symbol, held = key.symbol, self.account.positions.get(key)
         self.funding_due[symbol] += 1

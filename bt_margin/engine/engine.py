@@ -250,9 +250,9 @@ class MarginEngine(Clockwork):
         """Move to `target`. A leg is walked: the first point at which a pool breaches is solved for and its forced
         orders trade there. A jump (one bar's close to the next one's open) is not: the target's prices judge. `quiet`:
         the leg is one on which nothing happens, as was seen ahead."""
-        if target.time < self.market.time:
-            raise InputError(f"advance: time runs backwards, from {self.market.time} to {target.time}")
         start = self.market.time
+        if target.time < start:
+            raise InputError(f"advance: time runs backwards, from {start} to {target.time}")
         self.judge_changes()
         if jump:
             self._accrue(start, target.time)
@@ -268,7 +268,7 @@ class MarginEngine(Clockwork):
         """Risk control over fills, orders and margins since the last judgement: they are judged where they happened."""
         if not self.control.settled:
             self.control.judge()
-            self._due(self.market.time, self.market.time)  # what is held leans on the clock's rules from here on
+            self._lean_on_clock()
 
     def sleep(self, stretch: Stretch, start: int, end: int, low: float | None, notable: bool) -> None:
         """Let the bars [start, end) of a stretch pass: what `advance` would have left behind of them, and no more.
@@ -276,8 +276,9 @@ class MarginEngine(Clockwork):
         `low`: the lowest ratio in them, None where it was told already. `notable`: their index prices may be asked for
         at a delivery.
         """
-        nearest, closes = nearest_distance(self, stretch, start, end), stretch.ahead.closes
-        seen = max(start, int(np.searchsorted(closes, closes[end - 1] - 2 * WINDOW))) if notable else end - 1
+        nearest, closes, seen = nearest_distance(self, stretch, start, end), stretch.ahead.closes, end - 1
+        if notable:
+            seen = max(start, int(np.searchsorted(closes, closes[seen] - 2 * WINDOW)))
         for bar in range(seen, end):
             if notable and self.at_risk:
                 self._references.note(self.account, stretch.ahead.opening(bar, self.market))

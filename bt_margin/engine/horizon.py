@@ -142,7 +142,8 @@ def look_ahead(engine: MarginEngine, closes: NDArray[np.int64], first: Callable[
         if free < FEWEST:
             return None
         path = first(min(free + 1, len(closes)))
-        if engine.mode.whole and not owing and _costs_interest(engine, path.market):
+        held = engine.account.positions  # what is owed changes along the way with their profit alone
+        if engine.mode.whole and not owing and held and _costs_interest(engine, path.market):
             owing = True
             free, due = _undisturbed(engine, path.closes, owing)
             path = path.first(min(free + 1, len(path.closes)))
@@ -224,8 +225,11 @@ def _same_rules(engine: MarginEngine, closes: NDArray[np.int64]) -> int:
 
 def _costs_interest(engine: MarginEngine, market: Market) -> bool:
     """True where every full hour of a whole account counts, at an instant or at one of many."""
-    if any(engine.account.accrued.values()):
+    account = engine.account
+    if any(account.accrued.values()):
         return True
+    if not account.positions:
+        return bool(account.owed())
     lines = currencies.lines(engine.account_pool(), market, engine.rules)
     return any(currencies.costs_interest(line) for line in lines)
 

@@ -7,8 +7,8 @@ that came to the last, so that they are the same to the last bit however the que
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from dataclasses import field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar
@@ -59,14 +59,15 @@ class Queue:
     arrivals: tuple[int, ...]
     currencies: frozenset[str]  # more than one only where orders of a margin pair say so
     _columns: Array | None = None
+    head: Order = field(init=False, repr=False)
+    """The first: it shares instrument, key, side and intent with all. An empty queue has none."""
+
+    def __post_init__(self) -> None:
+        if self.orders:
+            object.__setattr__(self, "head", self.orders[0])
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def head(self) -> Order:
-        """The first: it shares instrument, key, side and intent with all."""
-        return self.orders[0]
 
     @cached_property
     def columns(self) -> Array:
@@ -249,7 +250,7 @@ class Orders:
     """Resting orders, by queue. A value: what changes it makes another, and equal ones hold the same orders in the same
     order of arrival."""
 
-    __slots__ = ("_arrived", "_queues")
+    __slots__ = ("_arrived", "_queues", "queues")
     # the last orders that one was tried with, that one, and what came of it: one for all, as each of a thousand that
     # kept its own would hold all that came after it
     _tried: ClassVar[tuple[Orders, Order, Orders] | None] = None
@@ -257,6 +258,7 @@ class Orders:
     def __init__(self, queues: dict[QueueKey, Queue] | None = None, arrived: int = 0) -> None:
         self._queues = queues or {}
         self._arrived = arrived
+        self.queues: Collection[Queue] = self._queues.values()  # by the arrival of what made them
 
     @classmethod
     def of(cls, *orders: Order) -> Orders:
@@ -265,11 +267,6 @@ class Orders:
         for order in orders:
             found = found.plus(order)
         return found
-
-    @property
-    def queues(self) -> Iterable[Queue]:
-        """By the arrival of what made them."""
-        return self._queues.values()
 
     def __iter__(self) -> Iterator[Order]:
         """In order of arrival."""

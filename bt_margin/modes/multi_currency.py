@@ -51,14 +51,14 @@ def equity(pool: Pool, market: Market, rules: Rules) -> Number:
 def charges(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, ...]:
     """Contracts and options as in cross margin, in USD, and borrow margin for what each currency owes or may owe."""
     rows: list[Charge] = []
-    settled, leverage = currencies.parts(pool), currencies.of(pool).borrowing.leverage
+    settled = currencies.parts(pool)
     for line in currencies.lines(pool, market, rules):
         part = settled.get(line.currency)
         if part is not None:
             rows += _in_usd(part, line.usd, market, rules)
         owed = line.potential_borrow
         if anywhere(owed > 0):
-            rows.append(borrow.charge(line.currency, owed, line.usd, leverage, rules))
+            rows.append(borrow.charge(line.currency, owed, line.usd, currencies.of(pool).borrowing.leverage, rules))
     return tuple(rows)
 
 
