@@ -287,19 +287,26 @@ def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tu
             found = ~np.isnan(along(straight(pool, judged, path.market), path.count)).reshape(path.points, width)
             bars = np.flatnonzero(np.logical_or.reduce(found))
         else:
-            hours = np.empty(2 * width + 1, dtype=np.int64)  # of now, and of opens and closes by turns
-            hours[0], hours[1::2], hours[2::2] = engine.market.time, path.opens, path.closes
-            hours //= HOUR
-            bars, closing = np.divmod(np.flatnonzero(hours[1:] != hours[:-1]), 2)
-            if path.points == 1:
-                closing[:] = 1
-            at = bars + (path.points - 1) * width * closing
+            bars, at = _where_hours_begin(path, engine.market.time)
             bars = bars[_ended_by_some_move(engine, pool, path.market, at)]
             if not engine.control.seeks:
                 return width
         if len(bars):
-            first = min(first, int(bars[0]))
+            first = min(first, int(np.minimum.reduce(bars)))
     return first
+
+
+def _where_hours_begin(path: Ahead, now: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The instants at which an hour is under way that was not the instant before, each at a bar's open or its close, and
+    the bars that they are of, in no order."""
+    width, to_close = len(path.closes), (path.points - 1) * len(path.closes)
+    hours = np.arange(now // HOUR + 1, int(path.closes[-1]) // HOUR + 1) * HOUR
+    bars = path.closes.searchsorted(hours)
+    at = np.where(path.opens[bars] >= hours, bars, bars + to_close) if to_close else bars
+    if len(hours) > width:  # of long bars each begins many
+        at, first = np.unique(at, return_index=True)
+        bars = bars[first]
+    return bars, at
 
 
 def _ended_by_some_move(

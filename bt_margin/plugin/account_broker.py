@@ -337,6 +337,17 @@ class AccountBroker(BackBroker):
         """As the stock broker; asked on every bar, nearly always in vain, which is no case for an exception."""
         return self.notifs.popleft() if self.notifs else None
 
+    def notify(self, order: Any) -> None:
+        """As the stock broker: an order as it stands now; a copy by hand takes a quarter of `order.clone`'s time."""
+        if not self.margined:
+            super().notify(order)
+            return
+        order.executed.markpending()
+        shown, executed = object.__new__(type(order)), object.__new__(type(order.executed))
+        shown.__dict__.update(order.__dict__, executed=executed)
+        executed.__dict__.update(order.executed.__dict__)
+        self.notifs.append(shown)
+
     def get_leverage(self) -> float:
         if not self.margined:
             return super().get_leverage()  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from bt_margin.errors import InputError, NoRuleInForce
@@ -326,7 +327,7 @@ class Rules:
 
     def evidence(self) -> tuple[Evidence, ...]:
         """The revisions looked up through this object so far, each once, by table and subject."""
-        return tuple(sorted(self._evidence.values()))
+        return tuple([self._evidence[key] for key in sorted(self._evidence)])
 
     def _pick(self, table: str, *subjects: str) -> str:
         """The first subject with a revision in force, else the first known one, else the first."""
@@ -368,9 +369,7 @@ class Rules:
         if lent is not None:
             subject, source = f"{subject}-*", f"as the swap of the family: {source}"
             grade = grade if grade == "inferred" else lent
-        self._evidence[table, subject] = Evidence(
-            table, subject, iso(revision.effective), grade, source, days
-        )
+        self._evidence[table, subject] = _evidence(table, subject, revision.effective, grade, source, days)
         return revision.row
 
     def _known(self, table: str, subject: str) -> str:
@@ -378,6 +377,11 @@ class Rules:
         base = subject.partition("/")[0]
         alike = [symbol for symbol in known if symbol.partition("/")[0] == base] or known
         return f"({len(known)} are known, such as {', '.join(alike[:4])})"
+
+
+@cache
+def _evidence(table: str, subject: str, effective: int, grade: str, source: str, days: int) -> Evidence:
+    return Evidence(table, subject, iso(effective), grade, source, days)  # day after day the same
 
 
 def _currency(table: str, currency: str) -> str:
