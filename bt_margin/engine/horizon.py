@@ -297,8 +297,8 @@ def _before_first_distance(engine: MarginEngine, path: Ahead, pools: Sequence[tu
 
 
 def _where_hours_begin(path: Ahead, now: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The instants at which an hour is under way that was not the instant before, each at a bar's open or its close, and
-    the bars that they are of, in no order."""
+    """The bars, in no order, and their instants (an open or a close each) at which an hour is under way that was not
+    the instant before."""
     width, to_close = len(path.closes), (path.points - 1) * len(path.closes)
     hours = np.arange(now // HOUR + 1, int(path.closes[-1]) // HOUR + 1) * HOUR
     bars = path.closes.searchsorted(hours)

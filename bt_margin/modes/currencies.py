@@ -234,7 +234,11 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
     if not pool.orders:
         return parts
     for name, told in _HELD.items():
-        held = sum([getattr(row, name) * row.usd for row in rows if row.currency not in off], 0.0)
+        held: Number = 0.0
+        for row in rows:
+            part = getattr(row, name)
+            if (isinstance(part, np.ndarray) or part) and row.currency not in off:
+                held = held + part * row.usd
         if anywhere(held != 0.0):
             parts[told] = -held
     if rules.multi_currency.order_loss:

@@ -70,11 +70,13 @@ def contract_margins(pool: Pool, market: Market, rules: Rules) -> tuple[Charge, 
 
 def _in_usd(part: Pool, usd: Number, market: Market, rules: Rules) -> Iterable[Charge]:
     par = isinstance(usd, float) and usd == 1.0  # nearly always, and arrays take their time
+    where = {"currency": part.currency, "usd": usd}
     for row in cross.charges(part, market, rules):
-        margins = row.initial, row.maintenance, row.fee
-        initial, maintenance, fee = margins if par else [margin * usd for margin in margins]
-        yield Charge(row.name, row.unit, initial, maintenance, fee,
-                     {**row.detail, "currency": part.currency, "usd": usd})
+        initial, maintenance, fee, detail = row.initial, row.maintenance, row.fee, {**row.detail, **where}
+        if par:
+            yield Charge(row.name, row.unit, initial, maintenance, fee, detail)
+        else:
+            yield Charge(row.name, row.unit, initial * usd, maintenance * usd, fee * usd, detail)
 
 
 def early_cancellation(pool: Pool, market: Market, rules: Rules) -> tuple[int, ...]:

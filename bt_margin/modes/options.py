@@ -6,7 +6,6 @@ Longs have paid their premium and need nothing. Source: rule book section 3.3; t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -206,4 +205,4 @@ def moved(market: Market, positions: Iterable[Position], shifts: Number) -> Mark
     stable = ("USDT", "USDC", "USD")
     indexes = {k: v if k.partition("/")[0] in stable else v * factor for k, v in market.indexes.items()}
     forwards = {k: v * factor for k, v in market.forwards.items()}
-    return replace(market, marks=marks, lasts=lasts, indexes=indexes, forwards=forwards, index_times={})
+    return Market(market.time, marks, lasts, indexes, market.strict, market.stand_ins, forwards, {}, market.times)

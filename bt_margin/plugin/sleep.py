@@ -147,9 +147,10 @@ class Asleep:
         ahead = stretch.ahead
         self.closing = ahead.market if ahead.points == 1 else ahead.market.some(ahead.at_close)
         self.equity_usd, usd = total_equity(engine.account, self.closing), self.closing.usd(currency)
-        self.values = self._list(larger(self.equity_usd / usd, floor))
+        par = isinstance(usd, float) and usd == 1.0  # nearly always, and arrays take their time
+        self.values = self._list(larger(self.equity_usd if par else self.equity_usd / usd, floor))
         free = larger(0.0, self._free(engine.free_pool(currency)))
-        self.cash = self._list(free / usd if engine.mode.whole else free)
+        self.cash = self._list(free if par or not engine.mode.whole else free / usd)
 
     def _free(self, pool: Pool | None) -> Number:
         """What a pool may still open at each close; judged already where it can be liquidated."""
@@ -360,7 +361,9 @@ class Sleeper:
             shown = [line.points(bars, points) for line in self.lines]
             joined = market_at(now, shown, CLOSE, now.time, self.currency).kinds
         marks, lasts, indexes, forwards = joined
-        times = np.concatenate([self._times[0][bars]] * (len(points) - 1) + [self._times[1][bars]])
+        times = None  # whatever expires looks at the clock
+        if self.dated:
+            times = np.concatenate([self._times[0][bars]] * (len(points) - 1) + [self._times[1][bars]])
         market = Market(now.time, marks, lasts, indexes, now.strict, now.stand_ins, forwards, now.index_times, times)
         heard = [pair for pair, line in zip(self._pairs, self.lines, strict=True)
                  if line.venue and not line.kind[bars.start] & 2]
