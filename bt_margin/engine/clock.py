@@ -96,7 +96,7 @@ def due_events(account: Account, funding: Mapping[str, FundingSeries], script: S
 
 def _instruments(account: Account) -> list[Instrument]:
     found = [position.instrument for position in account.positions.values()]
-    return found + [queue.head.instrument for queue in account.resting.queues] if account.resting else found
+    return found + [queue.head.instrument for queue in account.resting.queues] if account.orders else found
 
 
 WINDOW = HOUR

@@ -48,8 +48,9 @@ class RiskControl:
 
     def judge(self) -> None:
         """Every pool at this instant: breaches first, then warnings."""
+        now = self.now
         self._watch(self._control())
-        self._judged, self._judged_at = self.now.state, self.now.market
+        self._judged, self._judged_at = now.state, now.market
 
     @property
     def settled(self) -> bool:

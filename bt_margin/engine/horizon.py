@@ -107,8 +107,9 @@ class Stretch:
         of their points or the first few."""
         low, width = math.nan, len(self.ahead.closes)
         for _, judged in self.pools if end > start else ():
-            equity, requirement = (along(x, self.ahead.count).reshape(-1, width)[:points, start:end]
-                                   for x in (judged.equity, judged.requirement))
+            equity, requirement = along(judged.equity, self.ahead.count), along(judged.requirement, self.ahead.count)
+            equity = equity.reshape(-1, width)[:points, start:end]
+            requirement = requirement.reshape(-1, width)[:points, start:end]
             low = float(np.fmin(low, np.fmin.reduce(_ratio(equity, requirement), axis=None)))
         return low
 
@@ -230,8 +231,10 @@ def _costs_interest(engine: MarginEngine, market: Market) -> bool:
         return True
     if not account.positions:
         return bool(account.owed())
-    lines = currencies.lines(engine.account_pool(), market, engine.rules)
-    return any(currencies.costs_interest(line) for line in lines)
+    for line in currencies.lines(engine.account_pool(), market, engine.rules):
+        if currencies.costs_interest(line):
+            return True
+    return False
 
 
 def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, Judgement]]) -> int:
@@ -242,16 +245,18 @@ def _quiet_bars(engine: MarginEngine, path: Ahead, pools: Sequence[tuple[Pool, J
         if not np.logical_and.reduce(quiet):
             bars = np.logical_and.reduce(quiet.reshape(path.points, -1))
             calm = bars if calm is None else calm & bars
-    if any(may_dip(pool) for pool, _ in pools):
-        bars = ~_wide(path)
-        calm = bars if calm is None else calm & bars
+    for pool, _ in pools:
+        if may_dip(pool):
+            bars = ~_wide(path)
+            calm = bars if calm is None else calm & bars
+            break
     return len(path.closes) if calm is None or calm.all() else int(calm.argmin())
 
 
 def _quiet(engine: MarginEngine, path: Ahead, pool: Pool, judged: Judgement) -> NDArray[np.bool_]:
     """The instants at which a pool is not near its level."""
     levels = engine.rules.liquidation
-    equity, requirement = (along(x, path.count) for x in (judged.equity, judged.requirement))
+    equity, requirement = along(judged.equity, path.count), along(judged.requirement, path.count)
     warning = requirement * levels.warning_ratio
     quiet: NDArray[np.bool_]
     if engine.control.warned(pool.name):

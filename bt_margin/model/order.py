@@ -29,9 +29,11 @@ class Order:
     key: PositionKey = field(init=False, repr=False, compare=False)
     closes: bool = field(init=False, repr=False, compare=False)
     """True when the order can only reduce: reduce-only, or against its side in hedge mode."""
+    sign: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:  # asked for again and again
         side = self.position_side
+        object.__setattr__(self, "sign", 1 if self.side == "buy" else -1)
         closes = self.reduce_only or (side != "net" and side == ("long" if self.side == "sell" else "short"))
         object.__setattr__(self, "key", PositionKey(self.instrument.symbol, self.margin_mode, side))
         object.__setattr__(self, "closes", closes)
@@ -39,10 +41,6 @@ class Order:
     @property
     def symbol(self) -> str:
         return self.instrument.symbol
-
-    @property
-    def sign(self) -> int:
-        return 1 if self.side == "buy" else -1
 
     @property
     def is_cash(self) -> bool:

@@ -336,7 +336,7 @@ class Orders:
         for key, queue in self._queues.items():
             changed = change(queue)
             same = same and changed is queue
-            if changed is not None and len(changed):
+            if changed is not None and changed.ids:
                 queues[key] = changed
         return self if same else Orders(queues, self._arrived)
 

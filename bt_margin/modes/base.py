@@ -7,7 +7,7 @@ below 3, liquidation at or below 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from operator import is_
@@ -50,7 +50,7 @@ class Pool:
         make one."""
         if self.positions or self.holdings is None:
             return bool(self.positions)
-        return bool(self.orders or self.holdings.owed())
+        return bool(self.orders.queues or self.holdings.owed())
 
     @property
     def needs_margin(self) -> bool:
@@ -129,10 +129,14 @@ def _are(ones: Collection[object], others: Collection[object]) -> bool:
 
 
 def _same_money(one: Holdings | None, other: Holdings | None) -> bool:
-    return one is not None and other is not None and all(
-        list(a) == list(b) and _are(a.values(), b.values())
-        for a, b in ((one.balances, other.balances), (one.accrued, other.accrued))
-    ) and (one.borrowing, one.spot_use, one.option_value) == (other.borrowing, other.spot_use, other.option_value)
+    return one is not None and other is not None and (
+        _same_amounts(one.balances, other.balances) and _same_amounts(one.accrued, other.accrued)
+        and (one.borrowing, one.spot_use, one.option_value) == (other.borrowing, other.spot_use, other.option_value)
+    )
+
+
+def _same_amounts(ones: Mapping[str, float], others: Mapping[str, float]) -> bool:
+    return list(ones) == list(others) and _are(ones.values(), others.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,8 @@ class Judgement(NamedTuple):
 
     @property
     def initial(self) -> Number:
+        if len(self.charges) == 1:
+            return self.charges[0].initial
         return total([charge.initial for charge in self.charges])
 
     @property

@@ -145,7 +145,11 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
         elif not head.closes:
             for currency, paid in queue.by_currency():
                 isolated[currency] = isolated.get(currency, 0.0) + spot_margin.orders_margin(paid, market)
-    names = {*(c for c, x in (*money.balances.items(), *money.accrued.items()) if x), *spot, *isolated, *settled}
+    names = {*spot, *isolated, *settled}
+    for amounts in (money.balances, money.accrued):
+        for name, amount in amounts.items():
+            if amount:
+                names.add(name)
     rows = []
     for name in sorted(names):
         cash, accrued = money.balances.get(name, 0.0), money.accrued.get(name, 0.0)
@@ -155,7 +159,7 @@ def lines(pool: Pool, market: Market, rules: Rules) -> tuple[Line, ...]:
             upl = cross.backing(sub, market)
             value = sum([p.value(market) for p in sub.positions if p.instrument.is_option], 0.0)
             counted = value if _backs(money, rules) else 0.0
-        if sub is not None and sub.orders:
+        if sub is not None and sub.orders.queues:
             _, more, fees = cross.reserved(sub, market, rules)
             held = held + more
             premiums = sum([options.premiums(queue, queue.sizes, market) for queue in sub.orders.queues
@@ -231,7 +235,7 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
     parts: dict[str, Number] = {}
     for row in rows:
         parts[f"discounted {row.currency}"] = discounted(row.currency, row.backing, row.usd, off, rules, row.lowest)
-    if not pool.orders:
+    if not pool.orders.queues:
         return parts
     for name, told in _HELD.items():
         held: Number = 0.0

@@ -60,8 +60,9 @@ def order_prices(queue: Queue, market: Market) -> Array | list[Number]:
 
 def value_of(queue: Queue, market: Market, rate: float = 1.0) -> Number:
     """Value of a queue at the dearest prices its orders could open at, times a rate, in the settlement currency."""
-    if len(queue) == 1:
-        value: Number = queue.head.instrument.notional(queue.head.size, order_price(queue.head, market)) * rate
+    if len(queue.ids) == 1:
+        order = queue.head
+        value: Number = order.instrument.notional(order.size, order_price(order, market)) * rate
         return value
     notional = queue.head.instrument.payoff.notional
     return added(lambda price, units: notional(units, price) * rate, order_prices(queue, market), queue.units)
@@ -69,7 +70,7 @@ def value_of(queue: Queue, market: Market, rate: float = 1.0) -> Number:
 
 def margin_of(queue: Queue, market: Market) -> Number:
     """Value over leverage, order by order."""
-    if len(queue) == 1:
+    if len(queue.ids) == 1:
         return value_of(queue, market) / queue.head.leverage
     notional = queue.head.instrument.payoff.notional
     return added(lambda price, units, leverage: notional(units, price) / leverage, order_prices(queue, market),

@@ -25,7 +25,7 @@ def market_at(now: Market, bars: Sequence[Bar], point: int, time: int, currency:
     indexes: dict[str, Number] = {}
     heard: dict[str, int] = {}
     forwards: dict[str, Number] = {}
-    moves = _moves(bars, point) if any(bar.is_option for bar in bars) else {}
+    moves = _moves(bars, point) if [bar for bar in bars if bar.is_option] else {}
     for bar in bars:
         lasts[bar.symbol] = bar.last[point]
         if bar.mark is not None:

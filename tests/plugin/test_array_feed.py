@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import random
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import backtrader as bt
 import numpy as np
 import pandas as pd
 import pytest
+from backtrader.linebuffer import LineBuffer
 from backtrader.utils.date import date2num
 from hypothesis import given
 from hypothesis import strategies as st
@@ -364,3 +366,40 @@ def test_a_preloaded_feed_travels_and_its_columns_stay() -> None:
     again.home()
     again.advance()
     assert (len(again), again.close[0], again.tick_high) == (1, before["close"][0], before["high"][0])
+
+
+class Noted(ArrayFeed):
+    lines = ("noted",)
+
+
+def test_every_line_of_whole_arrays_is_where_the_feed_is() -> None:
+    feed = Noted(**made_for("one", 1)[0].p._getkwargs())
+    seen: list[list[tuple[int, float]]] = []
+
+    class Looks(bt.Strategy):
+        def next(self) -> None:
+            lines = self.data.lines.lines
+            seen.append([(len(line), line[0]) for line in lines])
+            assert {len(line) for line in lines} == {len(self.data)} == {len(self)}
+            assert {line.idx for line in lines} == {len(self) - 1}
+            lines[0].advance()  # no line of whole arrays moves by itself
+            lines[0].home()
+            assert (len(lines[0]), lines[0].idx) == (len(self), len(self) - 1)
+            assert lines[0].get(size=min(3, len(self)))[-1] == self.data.close[0]
+
+    def play(**how: Any) -> list[list[tuple[int, float]]]:
+        seen.clear()
+        cerebro = bt.Cerebro(stdstats=False, **how)
+        cerebro.adddata(feed)
+        cerebro.addstrategy(Looks if not how else bt.Strategy)
+        cerebro.run()
+        return list(seen)
+
+    first = play()
+    assert feed.whole
+    assert len(first) == len(feed.p.close_ms)
+    assert all(math.isnan(row[-1][1]) for row in first)  # nobody fills the line that the class added
+    play(preload=False, runonce=False)
+    assert not feed.whole
+    assert {type(line) for line in feed.lines.lines} == {LineBuffer}
+    np.testing.assert_equal(play(), first)
