@@ -243,7 +243,7 @@ def adjusted(pool: Pool, rows: tuple[Line, ...], market: Market, rules: Rules) -
             part = getattr(row, name)
             if (isinstance(part, np.ndarray) or part) and row.currency not in off:
                 held = held + part * row.usd
-        if anywhere(held != 0.0):
+        if isinstance(held, np.ndarray) or held:
             parts[told] = -held
     if rules.multi_currency.order_loss:
         loss = order_loss(rows, pool.orders, pool, market, rules)

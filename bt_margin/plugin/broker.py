@@ -17,7 +17,7 @@ from bt_margin.engine.engine import Fill, Refusal
 from bt_margin.engine.horizon import Stretch
 from bt_margin.engine.switching import Switch
 from bt_margin.model.account import Order
-from bt_margin.model.instrument import is_symbol
+from bt_margin.model.instrument import Instrument, is_symbol
 from bt_margin.model.ledger import PositionKey
 from bt_margin.model.market import Market
 from bt_margin.modes import mode_named
@@ -329,13 +329,14 @@ class MarginBroker(SleepingBroker):
             order.addinfo(reason="a post-only order would have taken liquidity")
             self.cancel(order)
             return
-        instrument = self.instrument(order.data)
+        data = order.data
+        instrument = self.instrument(data)
         size = abs(order.executed.remsize)
         if self.p.filler is not None:
             size = instrument.floor(min(size, abs(self.p.filler(order, one.price, one.ago))))
             if size <= 0:
                 return
-        info = self.getcommissioninfo(order.data)
+        info = self.getcommissioninfo(data)
         fee = None if is_symbol(instrument.symbol) else info.getcommission(size, one.price)
         wanted, before = self.wanted(order), len(self._account.ledger)
         booked = engine.fill(wanted, size, one.price, maker=one.maker, fee=fee)
@@ -357,17 +358,17 @@ class MarginBroker(SleepingBroker):
                 cut(order, abs(booked.closed))  # the position ended, or had no more assets to give
                 whole = True
             refund = paid_back(self._account.ledger[before:], wanted.key, self.in_settlement)
-            self._report(order, one, booked, wanted.key, refund, whole)
+            self._report(order, one, booked, wanted.key, instrument, info, refund, whole)
         self._teller.skip()
         self._teller.tell()
 
-    def _report(self, order: Any, one: Candidate, booked: Fill, key: PositionKey, refund: float, whole: bool) -> None:
-        instrument = self.instrument(order.data)
+    def _report(self, order: Any, one: Candidate, booked: Fill, key: PositionKey, instrument: Instrument, info: Any,
+                refund: float, whole: bool) -> None:
         factor = self.rate_of(instrument)
         fee = booked.closed_fee + booked.opened_fee - refund
         self.holdings.execute(
             order, one.stamp, key, instrument, booked.closed + booked.opened, booked.price, fee * factor,
-            self.getcommissioninfo(order.data), factor, self.p.int2pnl, self.exact_size(key, instrument),
+            info, factor, self.p.int2pnl, self.exact_size(key, instrument),
         )
         if not whole:
             order.partial()
