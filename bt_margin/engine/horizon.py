@@ -2,7 +2,8 @@
 
 The functions that judge one instant judge arrays of them; there is no second set of rules and no bound besides. A bar
 is quiet when no clock event and no change of the rules falls into it, and no pool comes to a level of interest at any
-point of its path. What is in doubt is not quiet: the exact way decides there.
+point of its path. A bar that is quiet up to its close, with which something is due, is the eve of that: its way needs
+no second look. What is in doubt is not quiet: the exact way decides there.
 """
 
 from __future__ import annotations

@@ -178,12 +178,20 @@ class ArrayFeed(bt.feed.DataBase):
         return stamp, (open_, high, low, close), (mark_open, mark_high, mark_low, mark), index, forward
 
     def arrays(self) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], Array, Array]:
-        """`present`, of every bar: copies of whole arrays, without what indicators reserve beyond the end."""
-        bars = self.clock.bars
+        """`present`, of every bar: the whole arrays, without what indicators reserve beyond the end. They are the
+        lines' own, which cannot grow while somebody has them: what is kept has to be copied."""
         close, low, high, open_, _, _, stamp, mark_open, mark_high, mark_low, mark, index, forward = [
-            np.array(line.array[:bars]) for line in self._told
+            self._array(line) for line in self._told
         ]
         return stamp, (open_, high, low, close), (mark_open, mark_high, mark_low, mark), index, forward
+
+    def stamps(self) -> Array:
+        """The stamps of `arrays` alone."""
+        return self._array(self.clock)
+
+    def _array(self, line: Any) -> Array:
+        bars = self.clock.bars
+        return np.frombuffer(line.array, np.float64, bars) if bars else np.empty(0)
 
     def __len__(self) -> int:
         return self.clock.lencount  # type: ignore[no-any-return]
@@ -207,7 +215,9 @@ def _fill(line: Any, values: NDArray[np.float64]) -> None:
     """A line as if these values had been loaded into it one by one, its pointer back at the beginning."""
     # what `extend` has reserved beyond the end for indicators that look ahead stays there, empty
     ahead = line.array[len(line.array) - line.extension:]
-    line.array = array("d", values.tobytes()) + ahead
+    line.array = array("d")
+    line.array.frombytes(np.ascontiguousarray(values).view(np.uint8))
+    line.array.extend(ahead)
 
 
 def _step_ms(timeframe: int, compression: int) -> int:

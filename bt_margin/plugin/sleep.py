@@ -48,22 +48,24 @@ class Lines:
 
     def __init__(self, feed: ArrayFeed) -> None:
         self.symbol: str = feed._name
-        stamp, last, marks, self.index, self.forward = feed.arrays()
-        self.stamps = stamp
-        self.last, self.marks = np.stack(last), np.stack(marks)  # (open, high, low, close) x bars
+        stamp, last, marks, index, forward = feed.arrays()
+        self.stamps, self.index, self.forward = stamp.copy(), index.copy(), forward.copy()
+        none = np.logical_and.reduce([np.isnan(row) for row in marks])
+        self.last = np.stack(last)  # (open, high, low, close) x bars
+        self.marks = self.last if none.all() else np.stack(marks)  # not asked for where there are none
         self.closes = np.rint((stamp - 719163.0) * 86_400_000).astype(np.int64)
         self.opens = self.closes - step_of(feed)
         self.low, self.high = self.last[LOW], self.last[HIGH]
         self.venue = is_symbol(self.symbol)
         self.is_option = self.venue and parse_kind(self.symbol) is Kind.OPTION
         self.bad = ~_sound(last)
-        none = np.logical_and.reduce([np.isnan(row) for row in marks])
         if self.venue:
             self.bad |= ~none & ~_sound(marks)
-            self.kind = none + 2 * np.isnan(self.index) + 4 * np.isnan(self.forward)
+            of_index, of_forward = (np.isnan(row).view(np.int8) for row in (index, forward))
+            self.kind = none.view(np.int8) + 2 * of_index + 4 * of_forward
             self.bad |= ~np.isnan(self.index) & ~_sound((self.index,))
         else:
-            self.kind = np.zeros(len(stamp), dtype=np.int64)
+            self.kind = np.zeros(len(stamp), dtype=np.int8)
         if self.is_option and self.symbol.endswith("-P"):
             self.last, self.marks = self.last[AGAINST], self.marks[AGAINST]
 
@@ -230,7 +232,6 @@ class Sleeper:
         self.closes = first.closes
         self.opens = np.minimum.reduce([line.opens for line in self.lines])
         self.opens = np.maximum(self.opens, np.concatenate([self.opens[:1], self.closes[:-1]]))
-        self._times = self.opens.astype(np.float64), self.closes.astype(np.float64)
         change = np.zeros(len(self.closes), dtype=bool)
         for line in self.lines:
             change |= line.bad
@@ -250,7 +251,7 @@ class Sleeper:
         rows = list(feeds.values())
         if not rows or not all(getattr(feed, "whole", False) for feed in rows):
             return None
-        stamps = [feed.arrays()[0] for feed in rows]
+        stamps = [feed.stamps() for feed in rows]
         if not all(np.array_equal(stamps[0], other) for other in stamps[1:]):
             return None
         plain = any(not is_symbol(name) for name in feeds)
@@ -363,7 +364,7 @@ class Sleeper:
         marks, lasts, indexes, forwards = joined
         times = None  # whatever expires looks at the clock
         if self.dated:
-            times = np.concatenate([self._times[0][bars]] * (len(points) - 1) + [self._times[1][bars]])
+            times = np.concatenate([opens] * (len(points) - 1) + [closes]).astype(np.float64)
         market = Market(now.time, marks, lasts, indexes, now.strict, now.stand_ins, forwards, now.index_times, times)
         heard = [pair for pair, line in zip(self._pairs, self.lines, strict=True)
                  if line.venue and not line.kind[bars.start] & 2]
