@@ -47,6 +47,17 @@ def test_a_position_and_an_order_make_a_row_each_of_one_tier() -> None:
     assert rows(pool({}, close)) == []
 
 
+def test_two_sides_of_an_instrument_share_a_row_each_at_its_own_leverage() -> None:
+    """180,000 long at 10 x and 60,000 short at 5 x, in the tier of both."""
+    swap = RULES.instrument(SWAP)
+    long, short = ((300.0, 10.0), (-100.0, 5.0))
+    both = tuple(Position(swap, "cross", side, size, 60_000.0, leverage)
+                 for side, (size, leverage) in (("long", long), ("short", short)))
+    assert rows(Pool("USDT", CROSS, "USDT", 0.0, both, Orders())) == [
+        ("position margin", SWAP, 30_000.0, 2_400.0, 120.0,
+         {"tier": 1, "rate": 0.01, "taker": 0.0005, "notional": 240_000.0})]
+
+
 def test_an_order_for_an_option_asks_for_initial_margin_only() -> None:
     """A sale reserves the margin of what it opens; a buy against another option opens whole."""
     sale = order(1, CALL, "sell", 100.0, 0.1)

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from bt_margin.model.account import Account, Position
 from bt_margin.model.assessment import Charge
+from bt_margin.model.borrowing import Holdings
 from bt_margin.model.ledger import Entry, EntryKind, PositionKey
 from bt_margin.model.light import light
 from bt_margin.model.market import Market
 from bt_margin.model.number import along
 from bt_margin.model.order import Order
 from bt_margin.model.orders import Orders
-from bt_margin.modes import currencies
+from bt_margin.modes import cross, currencies
+from bt_margin.modes.base import Judgement, Pool
+from bt_margin.modes.multi_currency import MULTI_CURRENCY
+from bt_margin.modes.portfolio import PORTFOLIO
 from bt_margin.rules.book import RuleBook
 
 RULES = RuleBook.load("okx").as_of(1_758_000_000_000)
@@ -70,6 +74,27 @@ def test_an_empty_queue_has_no_head() -> None:
     assert not Orders().queues
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_judgement_adds_up_its_charges(count: int) -> None:
+    charges = tuple(Charge("margin", str(i), 10.0 + i, 1.0 + i, 0.1 * (i + 1)) for i in range(count))
+    judged = Judgement(100.0, charges)
+    assert judged.initial == sum(10.0 + i for i in range(count))
+    assert judged.maintenance == sum(1.0 + i for i in range(count))
+    assert judged.fee == pytest.approx(sum(0.1 * (i + 1) for i in range(count)))
+    assert judged.gap == pytest.approx(100.0 - judged.maintenance - judged.fee)
+
+
+@pytest.mark.parametrize(("balances", "orders", "at_risk"), [
+    ({"USDT": 5.0}, Orders(), False), ({"USDT": 5.0}, Orders.of(ORDER), True), ({"USDT": -5.0}, Orders(), True),
+    ({"USDT": -5.0}, Orders.of(ORDER), True),
+])
+def test_an_account_without_positions_is_at_risk_by_its_orders_and_debts(
+    balances: dict[str, float], orders: Orders, at_risk: bool
+) -> None:
+    pool = Pool("account", MULTI_CURRENCY, "USD", 0.0, (), orders, Holdings(balances))
+    assert pool.at_risk is at_risk
+
+
 # -- markets ----------------------------------------------------------------------------------------------------------
 
 
@@ -118,12 +143,23 @@ def test_what_is_known_of_the_lowest_backing_changes_no_answer(profits: list[flo
         np.testing.assert_array_equal(*counted)
 
 
+@pytest.mark.parametrize(("symbol", "coin", "usd"), [("BTC/USD:BTC", "BTC", 60_000.0), ("BTC/USDT:USDT", "USDT", 1.0)])
+def test_a_whole_account_asks_in_usd_for_what_its_parts_ask(symbol: str, coin: str, usd: float) -> None:
+    """The rows of a part, each of its three margins times what the coin is worth, and in which coin it is asked."""
+    position = Position(RULES.instrument(symbol), "cross", "net", 10.0, 60_000.0, 5.0)
+    pool = Pool("account", MULTI_CURRENCY, "USD", 0.0, (position,), Orders(), Holdings({coin: 5e6}))
+    market = Market(1_758_000_000_000, {symbol: 60_000.0}, {}, {"BTC/USD": 60_000.0, "USDT/USD": 1.0})
+    part = currencies.parts(pool)[coin]
+    (row,), (told,) = cross.charges(part, market, RULES), MULTI_CURRENCY.charges(pool, market, RULES)
+    assert row.fee > 0
+    assert (told.initial, told.maintenance, told.fee) == (row.initial * usd, row.maintenance * usd, row.fee * usd)
+    assert told.detail == {**row.detail, "currency": coin, "usd": usd}
+
+
 def test_options_leave_the_lowest_backing_unknown() -> None:
     option = RULES.instrument("BTC/USD:BTC-250926-60000-C")
     account = Account({"BTC": 1.0})
     account.adopt(Position(option, "cross", "net", -10.0, 0.05, 1.0))
-    from bt_margin.modes.portfolio import PORTFOLIO
-
     (pool,) = PORTFOLIO.pools(account)
     market = Market(1_758_000_000_000, {option.symbol: 0.05}, {}, {"BTC/USD": 60_000.0, "USDT/USD": 1.0})
     (row,) = currencies.lines(pool, market, RULES)
