@@ -34,6 +34,9 @@ class Clockwork(Present):
         self.strict = strict
         self._references = References()
 
+    def seek(self) -> None:
+        self.control.seek()
+
     def _accrue(self, start: int, end: int) -> bool:
         """What the clock brings in (start, end], at the present prices: funding, interest, deleveraging, delivery, in
         the order of their times, with risk control after each instant. True: something moved."""

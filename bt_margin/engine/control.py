@@ -42,7 +42,7 @@ class RiskControl:
         self._low_ratio: float | None = None
         self._warned: set[str] = set()
         self._judged = now.state
-        self._judged_at = now.market
+        self._judged_at, self._judged_by = now.market, (now.rules, now.mode)
         self._sought: dict[str, tuple[int, int]] = {}  # pools no move would end: what was booked by then, and when
         self._noted: dict[str, tuple[Pool, Market, Rules, float | None]] = {}  # how pools stood when last looked at
 
@@ -50,7 +50,7 @@ class RiskControl:
         """Every pool at this instant: breaches first, then warnings."""
         now = self.now
         self._watch(self._control())
-        self._judged, self._judged_at = now.state, now.market
+        self._judged, self._judged_at, self._judged_by = now.state, now.market, (now.rules, now.mode)
 
     @property
     def settled(self) -> bool:
@@ -59,8 +59,9 @@ class RiskControl:
 
     @property
     def up_to_date(self) -> bool:
-        """True where the account was judged as it stands, at the present market."""
-        return self.settled and self._judged_at is self.now.market
+        """True where the account was judged as it stands, at the present market by the present rules."""
+        now, (rules, mode) = self.now, self._judged_by
+        return self.settled and self._judged_at is now.market and rules is now.rules and mode is now.mode
 
     def warned(self, pool: str) -> bool:
         """True while a pool is at or below the warning level and that was told."""
@@ -100,8 +101,8 @@ class RiskControl:
     def seek(self) -> None:
         """Search what was put off."""
         if self._owed is not None:
-            owed, self._owed = self._owed, None
-            self._seek(*owed)
+            self._seek(*self._owed)
+            self._owed = None  # not where that raised: whoever asks next is told, too
 
     def take_lowest(self) -> float | None:
         """The lowest ratio since the last call."""

@@ -72,8 +72,12 @@ class Present:
 
     # -- what it is worth ---------------------------------------------------------------------------------------
 
+    def seek(self) -> None:
+        """Do what was put off of the last judgement: what it looks up is part of what the run leans on."""
+
     def assess(self) -> AccountReport:
         """The account now."""
+        self.seek()
         return assess(self.account, self.mode, self.market, self.rules, self.warnings())
 
     def late_report(self) -> LateReport:
@@ -83,6 +87,7 @@ class Present:
         noted = Counter(market.stand_ins)
 
         def lay_out() -> AccountReport:
+            self.seek()
             report = assess(account, mode, replace(market, stand_ins=noted), rules, said)
             market.stand_ins.update(noted - market.stand_ins)
             self.lean_on(rules)
@@ -144,6 +149,7 @@ class Present:
 
     def lean_on(self, rules: Rules) -> None:
         """The run rests on what these rules were asked for; of the same row the last day's counts, whenever told."""
+        self.seek()
         for row in rules.evidence():
             key = (row.table, row.subject, row.effective)
             if key not in self._evidence or self._evidence[key][0] <= rules.time:

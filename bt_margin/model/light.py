@@ -2,8 +2,8 @@
 
 What dataclasses do to keep an instance from being changed makes it five times as dear to make; a backtest makes
 hundreds of thousands. So `@light(frozen=True)` is `@dataclass(frozen=True)` to the type checker, which refuses every
-assignment to a field, and a plain dataclass when it runs. What users keep and pass on (orders, positions, entries,
-reports, events) is frozen at run time, too.
+assignment to a field, and a plain dataclass when it runs: equal by value, without a hash. What users keep and pass on
+(orders, positions, entries, events, the rows of reports but for their charges) is frozen at run time, too.
 """
 
 from __future__ import annotations

@@ -268,6 +268,9 @@ class Orders:
             found = found.plus(order)
         return found
 
+    def __reduce__(self) -> tuple[type[Orders], tuple[dict[QueueKey, Queue], int]]:
+        return Orders, (self._queues, self._arrived)  # a view of them does not travel
+
     def __iter__(self) -> Iterator[Order]:
         """In order of arrival."""
         return iter(in_order(self.queues))

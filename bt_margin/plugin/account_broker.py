@@ -49,12 +49,13 @@ class AccountBroker(BackBroker):
 
     # -- set-up -------------------------------------------------------------------------------------------------
 
-    margined: bool
-    """True when the engine owns the money; False: this is the stock broker."""
+    @property
+    def margined(self) -> bool:
+        """True when the engine owns the money; False: this is the stock broker."""
+        return self.p.mode is not None
 
     def init(self) -> None:
         """Back to the beginning; called when made and at the start of every run."""
-        self.margined = self.p.mode is not None
         self._bar_low: float | None = None
         self._engine: MarginEngine | None = None
         if not self.margined:

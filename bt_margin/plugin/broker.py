@@ -14,7 +14,6 @@ from typing import Any
 import backtrader as bt
 
 from bt_margin.engine.engine import Fill, Refusal
-from bt_margin.engine.horizon import Stretch
 from bt_margin.engine.switching import Switch
 from bt_margin.model.account import Order
 from bt_margin.model.instrument import Instrument, is_symbol
@@ -27,6 +26,7 @@ from bt_margin.plugin.holdings import paid_back
 from bt_margin.plugin.matching import Candidate, candidate
 from bt_margin.plugin.orders import STOP_LIMITS, cut, feed_of, options_of, prepared, venue_order, waits
 from bt_margin.plugin.path import walk
+from bt_margin.plugin.sleep import Asleep
 from bt_margin.plugin.sleeping_broker import SleepingBroker
 
 log = logging.getLogger("bt_margin")
@@ -229,7 +229,7 @@ class MarginBroker(SleepingBroker):
 
     # -- one bar ------------------------------------------------------------------------------------------------
 
-    def next_awake(self, eve: Stretch | None = None) -> None:
+    def next_awake(self, before: Asleep | None = None) -> None:
         if not self.margined:
             super().next_awake()
             return
@@ -253,8 +253,8 @@ class MarginBroker(SleepingBroker):
                 self._admit(order)
         self.check_submitted()
         found = self._match({bar.symbol for bar in bars})
-        if eve is not None and self._sleeper is not None and not found:
-            self._sleeper.close_eve(engine, eve, bars)
+        if before is not None and before.unchanged and self._sleeper is not None and not found:
+            self._sleeper.close_eve(engine, before.stretch, bars)
             self._teller.tell()
         else:
             walk(engine, bars, found, self.p.path, self.p.currency, self._step, self._fill, self._quiet_from_open)

@@ -329,16 +329,19 @@ class Sleeper:
         levels: dict[tuple[str, bool], float] = {}  # by feed and direction: the first price that somebody waits for
         ends: dict[str, float] = {}  # by feed: when the first of them expires
         for order in pending:
-            if not (order.alive() and order.active()):
+            if not order.alive():
+                continue
+            name = order.data._name
+            if order.valid:  # the child of a bracket that sleeps expires, too, and takes its parent along
+                ends[name] = min(order.valid, ends.get(name, order.valid))
+            if not order.active():
                 continue
             waits = _level(order)
             if waits is None:
                 return first  # fills at the next bar, or moves with every bar
-            name, (falls, price) = order.data._name, waits
+            falls, price = waits
             nearest = max if falls else min
             levels[name, falls] = nearest(price, levels.get((name, falls), price))
-            if order.valid:
-                ends[name] = min(order.valid, ends.get(name, order.valid))
         for (name, falls), price in levels.items():
             line, bars = self._by_name[name], slice(first, end)
             met = np.flatnonzero(line.low[bars] <= price if falls else line.high[bars] >= price)

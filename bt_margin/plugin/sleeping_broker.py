@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from bt_margin.engine.engine import MarginEngine
-from bt_margin.engine.horizon import Stretch
 from bt_margin.plugin.account_broker import AccountBroker
 from bt_margin.plugin.orders import feed_of
 from bt_margin.plugin.sleep import Asleep, Instant, Sleeper
@@ -45,15 +44,16 @@ class SleepingBroker(AccountBroker):
                     return
                 if asleep.stretch.eve:
                     self._bar_low = None
-                    self.next_awake(asleep.stretch)
+                    self.next_awake(asleep)
                     return
             else:
                 self._wake()  # the stretch has ended with the bar before
         self._bar_low = None
         self.next_awake()
 
-    def next_awake(self, eve: Stretch | None = None) -> None:
-        """One bar, the exact way, or that behind the stretch whose `eve` it is: without a mode the stock broker's."""
+    def next_awake(self, before: Asleep | None = None) -> None:
+        """One bar, the exact way, or the eve behind what was slept through `before`; without a mode the stock
+        broker's."""
         super().next()
 
     def submit_accept(self, order: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from functools import cache
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from bt_margin.errors import InputError, NoRuleInForce
@@ -379,9 +379,9 @@ class Rules:
         return f"({len(known)} are known, such as {', '.join(alike[:4])})"
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _evidence(table: str, subject: str, effective: int, grade: str, source: str, days: int) -> Evidence:
-    return Evidence(table, subject, iso(effective), grade, source, days)  # day after day the same
+    return Evidence(table, subject, iso(effective), grade, source, days)  # what is in force is the same each day
 
 
 def _currency(table: str, currency: str) -> str:
