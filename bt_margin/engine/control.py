@@ -127,8 +127,9 @@ class RiskControl:
 
     # -- one instant --------------------------------------------------------------------------------------------
 
-    def _control(self) -> list[tuple[Pool, Judgement]]:
-        """Liquidate every pool in breach, isolated ones first, until none is left; the pools as then judged."""
+    def _control(self) -> list[tuple[Pool, Judgement, float, float]]:
+        """Liquidate every pool in breach, isolated ones first, until none is left; the pools as then judged, equity and
+        requirement beside."""
         account = self.now.account
         for _ in range(10_000):
             judged = self.now.judged_pools()
@@ -136,14 +137,15 @@ class RiskControl:
                 continue
             if account.orders and self._cancel_early([p for p, _ in judged]):
                 continue
-            pool = None
+            pool, found = None, []
             for one, judgement in judged:
                 equity, requirement = _levels(judgement)
+                found.append((one, judgement, equity, requirement))
                 self._note_ratio(equity, requirement)
                 if pool is None and self._breaches(one, equity, requirement):
                     pool = one
             if pool is None:
-                return judged
+                return found
             done = len(account.ledger), len(account.orders)
             self._liquidate(pool.name, pool.mode)
             if done == (len(account.ledger), len(account.orders)):
@@ -287,13 +289,13 @@ class RiskControl:
 
     # -- how near it came ---------------------------------------------------------------------------------------
 
-    def _watch(self, judged: list[tuple[Pool, Judgement]]) -> None:
+    def _watch(self, judged: list[tuple[Pool, Judgement, float, float]]) -> None:
         """Warn once each time a pool falls to the warning level."""
         report: LateReport | None = None
-        self._warned &= {pool.name for pool, _ in judged}
-        for pool, judgement in judged:
+        if self._warned:
+            self._warned &= {pool.name for pool, *_ in judged}
+        for pool, judgement, equity, requirement in judged:
             self._note_distance(pool, judgement)
-            equity, requirement = _levels(judgement)
             if not requirement or equity - self.now.rules.liquidation.warning_ratio * requirement > 0:
                 self._warned.discard(pool.name)
             elif pool.name not in self._warned:

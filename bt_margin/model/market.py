@@ -102,11 +102,12 @@ class Market:
         """USD value of one unit of a currency, through the index of its USD, USDT, USDC, BTC or ETH pair."""
         if currency == "USD":
             return 1.0
-        direct = self.indexes.get(f"{currency}/USD")
+        pair, at_par = _usd_price_of(currency)
+        direct = self.indexes.get(pair)
         if direct is not None:
             return direct
         if currency in STABLECOINS:
-            return self._noted(f"USD price of {currency}: 1", 1.0, f"{currency}/USD")
+            return self._noted(at_par, 1.0, pair)
         for quote in (*STABLECOINS, *(coin for coin in ("BTC", "ETH") if currency not in ("BTC", coin))):
             pair = f"{currency}/{quote}"
             if any(
@@ -269,6 +270,11 @@ def _measured_in(symbol: str) -> tuple[str, ...]:
     """The currencies that a price is quoted and settled in, other than its own coin."""
     base, _, rest = symbol.partition("-")[0].partition("/")
     return tuple(currency for currency in rest.split(":") if currency != base)
+
+
+@cache
+def _usd_price_of(currency: str) -> tuple[str, str]:
+    return f"{currency}/USD", f"USD price of {currency}: 1"
 
 
 @cache

@@ -24,6 +24,7 @@ ORDER_OPTIONS = frozenset(
     {"margin_mode", "leverage", "position_side", "margin_currency", "reduce_only", "reverse", "post_only"}
 )
 STOCK_OPTIONS = frozenset({"coc"})
+_KNOWN = ORDER_OPTIONS | STOCK_OPTIONS | {*POSITIONAL}
 
 TRIGGERS = (BtOrder.Stop, BtOrder.StopTrail, BtOrder.StopLimit, BtOrder.StopTrailLimit)
 STOP_LIMITS = (BtOrder.StopLimit, BtOrder.StopTrailLimit)
@@ -57,9 +58,9 @@ def feed_of(data: Any) -> Any:
 def options_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments after the size by name. Raises InputError for an option nobody knows."""
     options = {**dict(zip(POSITIONAL, args, strict=False)), **kwargs}
-    for name in options:
-        if name not in POSITIONAL and name not in ORDER_OPTIONS and name not in STOCK_OPTIONS:
-            raise InputError(f"order option {name!r} is unknown; known are {', '.join(sorted(ORDER_OPTIONS))}")
+    if not options.keys() <= _KNOWN:
+        name = next(name for name in options if name not in _KNOWN)
+        raise InputError(f"order option {name!r} is unknown; known are {', '.join(sorted(ORDER_OPTIONS))}")
     if options.get("post_only") and options.get("exectype") != BtOrder.Limit:
         raise InputError("post_only: expected a limit order (exectype=bt.Order.Limit), found another type")
     leverage = options.get("leverage")
