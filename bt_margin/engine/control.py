@@ -38,7 +38,7 @@ class RiskControl:
         self.slippage = slippage
         self._entry_distance: float | None = None
         self._min_distance: float | None = None
-        self._owed: tuple[Pool, Judgement, Market, Rules] | None = None  # a search for a first distance, put off
+        self._put_off: tuple[Pool, Judgement, Market, Rules] | None = None  # a search for a first distance, put off
         self._low_ratio: float | None = None
         self._warned: set[str] = set()
         self._judged = now.state
@@ -88,21 +88,21 @@ class RiskControl:
         """True while no distance was found yet."""
         return self._entry_distance is None
 
-    def owed(self, pool: Pool) -> Market | None:
-        """Where a pool is still to be searched for a first distance: a look ahead may find that there is none, and say
-        so (`found_none`); else it is sought as soon as somebody asks."""
-        owed = self._owed
-        return owed[2] if owed is not None and owed[0] is pool and owed[3] is self.now.rules else None
+    def put_off(self, pool: Pool) -> Market | None:
+        """The market at which a pool is still to be searched for a first distance: a look ahead may find that there is
+        none, and say so (`found_none`); else it is sought as soon as somebody asks."""
+        search = self._put_off
+        return search[2] if search is not None and search[0] is pool and search[3] is self.now.rules else None
 
     def found_none(self) -> None:
         """What was still to be searched has no distance."""
-        self._owed = None
+        self._put_off = None
 
     def seek(self) -> None:
         """Search what was put off."""
-        if self._owed is not None:
-            self._seek(*self._owed)
-            self._owed = None  # not where that raised: whoever asks next is told, too
+        if self._put_off is not None:
+            self._seek(*self._put_off)
+            self._put_off = None  # not where that raised: whoever asks next is told, too
 
     def take_lowest(self) -> float | None:
         """The lowest ratio since the last call."""
@@ -319,7 +319,7 @@ class RiskControl:
             if self._stands_as_noted(pool):
                 return
             if low is None:
-                self._owed = (pool, judgement, self.now.market, self.now.rules)
+                self._put_off = (pool, judgement, self.now.market, self.now.rules)
                 return
         self._seek(pool, judgement, self.now.market, self.now.rules)
 

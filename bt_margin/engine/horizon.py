@@ -320,7 +320,7 @@ def _ended_by_some_move(
 ) -> NDArray[np.bool_]:
     """Whether, at some instants, a move of the market may end a pool. Where that is still to be searched now it is
     looked at together with them: one judgement of many is hardly dearer than one of few."""
-    now = engine.control.owed(pool)
+    now = engine.control.put_off(pool)
     joined = None if now is None else market.behind(now)
     if now is not None and joined is None:
         engine.control.seek()

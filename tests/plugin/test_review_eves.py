@@ -40,10 +40,10 @@ def test_a_report_leans_on_the_search_before_it() -> None:
     assert ("currency_borrow", "USDT") in {(row.table, row.subject) for row in engine.assess().evidence}
 
 
-def test_a_search_that_raises_is_owed_still() -> None:
+def test_a_search_that_raises_is_still_to_be_made() -> None:
     engine = held(False, 24, 3).broker.engine
     control, (pool,) = engine.control, engine.at_risk_pools()
-    engine.control._owed = (pool, engine.look(pool, engine.market), Market(engine.market.time), engine.rules)
+    engine.control._put_off = (pool, engine.look(pool, engine.market), Market(engine.market.time), engine.rules)
     for _ in range(2):
         with pytest.raises(MissingPrice):
             control.seek()
