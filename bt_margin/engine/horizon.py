@@ -207,7 +207,7 @@ def _undisturbed(engine: MarginEngine, closes: NDArray[np.int64], owing: bool) -
 
 
 def _is_eve(engine: MarginEngine, path: Ahead, bar: int, due: int | None) -> bool:
-    """True where what disturbs a bar that something may happen in comes with its close, not before or with its open."""
+    """True where what disturbs a bar comes after its open, and is booked at its close, by the rules of its way."""
     opens = int(path.opens[bar])
     return path.points > 1 and (due is None or due > opens) and engine.rules_at(opens) is engine.rules
 
